@@ -1,0 +1,20 @@
+# Sourced first by every script: strict mode is the script's own, the rest is here.
+
+# Whatever directory a script is called from, it works from the root of the checkout.
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+say() { # progress, on stderr: stdout belongs to what a script is asked for
+    printf '%s: %s\n' "${0##*/}" "$*" >&2
+}
+
+die() {
+    say "$*"
+    exit 1
+}
+
+# The comment at the head of a script is its help: one text, in one place.
+help_asked() { # help_asked "$@": print it and leave when the first argument asks for it
+    case ${1-} in
+        -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit ;;
+    esac
+}
