@@ -14,6 +14,10 @@ debian_mirror() {
     echo "$uri $keyring"
 }
 
+refresh_package_lists() {
+    quietly apt-get update
+}
+
 install_packages() {
-    DEBIAN_FRONTEND=noninteractive apt-get install --quiet --quiet --yes --no-install-recommends "$@" >/dev/null
+    DEBIAN_FRONTEND=noninteractive quietly apt-get install --yes --no-install-recommends "$@"
 }
