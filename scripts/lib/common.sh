@@ -3,7 +3,7 @@
 SELF=$(realpath "$0")
 
 # Whatever directory a script is called from, it works from the root of the checkout.
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit
 
 say() { # progress, on stderr: stdout belongs to what a script is asked for
     printf '%s: %s\n' "${0##*/}" "$*" >&2
