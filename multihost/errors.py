@@ -1,0 +1,147 @@
+"""Every error a user of multihost can meet: one base, one class for each thing that can be done about it.
+
+Every error crosses the wire, so its fields are its ``args``; ``str(error)`` says what happened, what becomes
+of the task, and what to change.
+"""
+
+import multiprocessing
+from collections.abc import Sequence
+
+
+class MultihostError(Exception):
+    """The base of all errors that multihost itself raises."""
+
+
+class SettingsError(MultihostError, ValueError):
+    """A setting or an argument is wrong; nothing was started. Change the value the message names."""
+
+
+class AuthkeyMissing(SettingsError, multiprocessing.AuthenticationError):
+    """No authkey was given, and there is no default one."""
+
+
+class MasterUnreachable(MultihostError, ConnectionError):
+    """The master did not answer within the time allowed; tasks already submitted may still run."""
+
+    def __init__(self, address: str, seconds: float, reason: str) -> None:
+        super().__init__()
+        self.args = (
+            address,
+            seconds,
+            reason,
+        )  # three arguments to OSError would mean errno, text and file name
+        self.address, self.seconds, self.reason = address, seconds, reason
+
+    def __str__(self) -> str:
+        return (
+            f"no master answered at {self.address} within {self.seconds:g} s ({self.reason}). Check "
+            "MULTIHOST_ADDRESS and that the master runs; MULTIHOST_CONNECT_TIMEOUT sets how long to try."
+        )
+
+
+class ClientClosed(MultihostError):
+    """This side ended the session (``terminate``, or the end of a ``with`` block) before the task ended."""
+
+    def __init__(self, what: str = "the session was closed by this program before the task ended") -> None:
+        super().__init__(what)
+
+
+class ProtocolError(MultihostError, ConnectionError):
+    """The peer sent something that the protocol does not know; the connection was closed."""
+
+
+class TaskTooLarge(MultihostError, ValueError):
+    """A task, or a function with what it carries, is larger than the master accepts; it was not sent."""
+
+    def __init__(self, what: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(what, size_bytes, limit_bytes)
+        self.what, self.size_bytes, self.limit_bytes = what, size_bytes, limit_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} takes {self.size_bytes:,} bytes, more than the {self.limit_bytes:,} the master accepts; "
+            "it was not sent. Let the task carry a path on a shared disk rather than the content, or raise "
+            "MULTIHOST_MAX_PAYLOAD on the master."
+        )
+
+
+class ResultTooLarge(MultihostError, ValueError):
+    """A task ran, but its result is larger than the master accepts; the result is lost with its slot."""
+
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(size_bytes, limit_bytes)
+        self.size_bytes, self.limit_bytes = size_bytes, limit_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"the result takes {self.size_bytes:,} bytes, more than the {self.limit_bytes:,} the master accepts. "
+            "Let the task write it to a shared disk and return the path, or raise MULTIHOST_MAX_PAYLOAD on the "
+            "master."
+        )
+
+
+class WorkerDied(MultihostError):
+    """Every process that was given this task died before it ended; the task is a dead letter."""
+
+    def __init__(self, losses: Sequence[str]) -> None:
+        super().__init__(tuple(losses))
+        self.losses = tuple(losses)  # one reason for each delivery, first to last
+
+    def __str__(self) -> str:
+        reasons = "; ".join(f"delivery {number}: {loss}" for number, loss in enumerate(self.losses, start=1))
+        return f"the task was given up after {len(self.losses)} deliveries, each lost with its process ({reasons})"
+
+
+class CodeNotFound(MultihostError, ImportError):
+    """A worker could not import what the task names."""
+
+    def __init__(self, name: str, worker: str, reason: str) -> None:
+        super().__init__(name, worker, reason)
+        self.worker, self.reason = worker, reason
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"worker {self.worker} cannot import {self.name} ({self.reason}). Modules beneath the program's own "
+            "directory travel by themselves; an installed package must be installed on the workers too."
+        )
+
+
+class PythonMismatch(MultihostError):
+    """A function or value sent by value met another minor version of Python; its bytecode would crash there."""
+
+    def __init__(self, sender: str, receiver: str) -> None:
+        super().__init__(sender, receiver)
+        self.sender, self.receiver = sender, receiver
+
+    def __str__(self) -> str:
+        return (
+            f"a lambda, closure or interactive function made by Python {self.sender} cannot run on Python "
+            f"{self.receiver}. Define it with def at the top level of a module, so that it travels as source, or "
+            f"use Python {self.sender} on both sides."
+        )
+
+
+class RemoteError(MultihostError):
+    """Stands for a task's exception that cannot be rebuilt here; the traceback is in ``__cause__``."""
+
+    def __init__(self, type_name: str, message: str) -> None:
+        super().__init__(type_name, message)
+        self.type_name, self.message = type_name, message
+
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.message}"
+
+
+class RemoteTraceback(Exception):
+    """The traceback of a task as its worker saw it; the ``__cause__`` of the task's exception.
+
+    Source: ``multiprocessing.pool.RemoteTraceback``, which does the same for the local Pool.
+    """
+
+    def __init__(self, traceback: str) -> None:
+        super().__init__(traceback)
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.traceback}"""'

@@ -1,0 +1,102 @@
+"""How values become the opaque bytes that travel, and values again at the other end.
+
+What pickle can name travels by reference, and works between minor versions of Python. What has no name to
+import (lambdas, closures, what a REPL defines) travels by value with cloudpickle, marked with the minor version
+that made it: its bytecode runs nowhere else.
+"""
+
+import hashlib
+import pickle
+import sys
+import traceback
+
+from multihost.errors import PythonMismatch, RemoteError, RemoteTraceback
+
+PYTHON_MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
+# A pickle of protocol 2 or later begins with b"\x80"; this mark cannot be confused with one.
+_BY_VALUE = b"by-value "
+# In an archive of sources: which of them is the main script, and its module name if it was run with ``-m``.
+MANIFEST = "__multihost__.json"
+
+
+def dumps(value: object, main_travels: bool = True) -> bytes:
+    """The bytes of ``value``: by reference where pickle can, otherwise by value.
+
+    Args:
+        main_travels: whether the other end can import what ``__main__`` defines; a REPL's it cannot.
+    Raises: what pickling raises; ``PicklingError`` and ``TypeError`` name the type that cannot be pickled.
+    """
+    try:
+        data = pickle.dumps(value, protocol=5)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return by_value(value)
+    return data if main_travels or b"__main__" not in data else by_value(value)
+
+
+def by_value(value: object) -> bytes:
+    """The bytes of ``value`` with the code it needs inside, for the same minor version of Python only."""
+    import cloudpickle  # 25 ms, which a program whose functions all have names does not pay
+
+    pickled: bytes = cloudpickle.dumps(value, protocol=5)
+    return _BY_VALUE + PYTHON_MINOR.encode() + b"\n" + pickled
+
+
+def loads(data: bytes) -> object:
+    """The value that ``dumps`` turned into ``data``.
+
+    Raises: PythonMismatch, or what unpickling raises.
+    """
+    if not is_by_value(data):
+        return pickle.loads(data)
+    mark, _, pickled = data.partition(b"\n")
+    sender = mark[len(_BY_VALUE) :].decode()
+    if sender != PYTHON_MINOR:
+        raise PythonMismatch(sender, PYTHON_MINOR)
+    return pickle.loads(pickled)
+
+
+def dump_error(error: BaseException) -> bytes:
+    """The bytes of a task's exception: itself where it survives the journey, and always its text and traceback."""
+    text = "".join(traceback.format_exception(error))
+    stand_in = (type(error).__qualname__, _text_of(error))
+    try:
+        itself = dumps(error)
+        loads(itself)  # an __init__ with other arguments than args is found out here, not at the client
+    except Exception:
+        itself = b""
+    return pickle.dumps((itself, *stand_in, text), protocol=5)
+
+
+def load_error(data: bytes) -> BaseException:
+    """The exception that ``dump_error`` was given, with its remote traceback as ``__cause__``."""
+    itself, type_name, message, text = pickle.loads(data)
+    error: object = None
+    if itself:
+        try:
+            error = loads(itself)
+        except Exception as reason:
+            message = f"{message} (this class cannot be rebuilt here: {reason!r})"
+    if not isinstance(error, BaseException):
+        error = RemoteError(type_name, message)
+    error.__cause__ = RemoteTraceback(text)
+    return error
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as reason:
+        return f"<no text: str() of it raised {type(reason).__name__}>"
+
+
+def content_id(content: bytes, needs: tuple[str, ...] = ()) -> str:
+    """The name of a blob: the same content (with the same needs) has the same name everywhere."""
+    digest = hashlib.sha256(content)
+    for need in needs:
+        digest.update(need.encode())
+    return digest.hexdigest()
+
+
+def is_by_value(data: bytes) -> bool:
+    """Whether ``dumps`` had to put code into ``data``."""
+    return data.startswith(_BY_VALUE)

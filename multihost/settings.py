@@ -1,0 +1,247 @@
+"""The settings: every ``MULTIHOST_*`` variable, its default, its unit, and how it is read.
+
+The programs (and ``Pool`` without arguments) call ``read_settings`` once and pass the result down; nothing
+else looks at the environment. A bad value raises ``SettingsError`` before anything is started.
+"""
+
+import contextlib
+import difflib
+import os
+import re
+import secrets
+import socket
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import TypeVar
+
+from multihost.errors import AuthkeyMissing, SettingsError
+
+DEFAULT_PORT = 5000
+# Where the master keeps the key it makes, and where workers and clients beside it find it.
+DEFAULT_AUTHKEY_FILE = Path("/run/multihost/authkey")
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+LOG_FORMATS = ("text", "json")
+# Read by docker-compose.yml and the scripts, not by Python.
+COMPOSE_VARIABLES = ("MULTIHOST_LOGS", "MULTIHOST_PUBLISH")
+
+T = TypeVar("T")
+
+
+class ExitCode(IntEnum):
+    """How the programs end; the numbers are those of ``sysexits.h``."""
+
+    OK = 0
+    ADDRESS = 71  # the address cannot be listened on
+    UNAVAILABLE = 69  # no master answered in time
+    REFUSED = 77  # the authkey was refused
+    SETTINGS = 78  # a setting is wrong
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the master listens, or is to be found."""
+
+    host: str
+    port: int
+
+    @property
+    def pair(self) -> tuple[str, int]:
+        return self.host, self.port
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One program's settings. Durations are seconds, sizes bytes."""
+
+    address: Address | None = None
+    log_level: str = "INFO"
+    log_format: str = "text"
+    slots: int = 1
+    name: str = ""
+    # Shorter finds a frozen worker sooner; longer spares a slow network needless redeliveries.
+    lease_timeout: float = 10.0
+    drain_timeout: float = 60.0
+    connect_timeout: float = 60.0
+    session_timeout: float = 60.0
+    # Everything in flight passes through the master's memory: a larger cap lets one task take more of it.
+    max_payload: int = 256 * 1024 * 1024
+    queue_size: int = 0
+
+
+VARIABLES: dict[str, str] = {
+    "MULTIHOST_ADDRESS": "address",
+    "MULTIHOST_AUTHKEY": "",
+    "MULTIHOST_AUTHKEY_FILE": "",
+    "MULTIHOST_CONNECT_TIMEOUT": "connect_timeout",
+    "MULTIHOST_DRAIN_TIMEOUT": "drain_timeout",
+    "MULTIHOST_LEASE_TIMEOUT": "lease_timeout",
+    "MULTIHOST_LOG_FORMAT": "log_format",
+    "MULTIHOST_LOG_LEVEL": "log_level",
+    "MULTIHOST_MAX_PAYLOAD": "max_payload",
+    "MULTIHOST_NAME": "name",
+    "MULTIHOST_QUEUE_SIZE": "queue_size",
+    "MULTIHOST_SESSION_TIMEOUT": "session_timeout",
+    "MULTIHOST_SLOTS": "slots",
+}
+
+
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """The settings in ``environ``; an empty variable counts as unset.
+
+    Raises: SettingsError, naming the variable and what it must be.
+    """
+
+    def read(variable: str, parse: Callable[[str, str], T], default: T) -> T:
+        text = environ.get(variable, "").strip()
+        return parse(variable, text) if text else default
+
+    plain = Settings()
+    return Settings(
+        address=read("MULTIHOST_ADDRESS", _address, None),
+        log_level=read("MULTIHOST_LOG_LEVEL", _choice(LOG_LEVELS, str.upper), plain.log_level),
+        log_format=read("MULTIHOST_LOG_FORMAT", _choice(LOG_FORMATS, str.lower), plain.log_format),
+        slots=read("MULTIHOST_SLOTS", _whole(1), 0) or usable_cores(),
+        name=read("MULTIHOST_NAME", _text, "") or socket.gethostname(),
+        lease_timeout=read("MULTIHOST_LEASE_TIMEOUT", _seconds, plain.lease_timeout),
+        drain_timeout=read("MULTIHOST_DRAIN_TIMEOUT", _seconds, plain.drain_timeout),
+        connect_timeout=read("MULTIHOST_CONNECT_TIMEOUT", _seconds, plain.connect_timeout),
+        session_timeout=read("MULTIHOST_SESSION_TIMEOUT", _seconds, plain.session_timeout),
+        max_payload=read("MULTIHOST_MAX_PAYLOAD", _whole(1024), plain.max_payload),
+        queue_size=read("MULTIHOST_QUEUE_SIZE", _whole(0), plain.queue_size),
+    )
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """One warning for each ``MULTIHOST_*`` name that nothing reads, with the nearest name that something does."""
+    known = [*VARIABLES, *COMPOSE_VARIABLES]
+    warnings = []
+    for name in sorted(environ):
+        if name.startswith("MULTIHOST_") and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            warnings.append(f"{name} is not a setting of multihost and was ignored; did you mean {near}?")
+    return warnings
+
+
+def parse_address(text: str, what: str = "the address") -> Address:
+    """``host:port``, ``[ipv6]:port`` or ``host`` alone, which means port 5000.
+
+    Raises: SettingsError.
+    """
+    form = f"{what} must be host:port, such as 192.0.2.10:5000 or master:5000"
+    match = re.fullmatch(r"\[(?P<six>[0-9A-Fa-f:.%\w]+)\](:(?P<port6>.*))?|(?P<host>[^:\[\]]*)(:(?P<port>.*))?", text)
+    if match is None:
+        raise SettingsError(f"{form}; an IPv6 address stands in brackets, [::1]:5000. Got {text!r}")
+    host = match["six"] or match["host"] or ""
+    port_text = match["port6"] if match["six"] else match["port"]
+    if not host:
+        raise SettingsError(f"{form}. Got {text!r}, which names no host")
+    if port_text is None:
+        if host.isdecimal():
+            raise SettingsError(f"{form}. Got {text!r}, which is a port without a host")
+        return Address(host, DEFAULT_PORT)
+    if not (port_text.isascii() and port_text.isdecimal() and 0 < int(port_text) < 65536):
+        raise SettingsError(f"{form}, with a port from 1 to 65535. Got {text!r}")
+    return Address(host, int(port_text))
+
+
+def read_authkey(environ: Mapping[str, str], default_file: Path = DEFAULT_AUTHKEY_FILE) -> bytes:
+    """The authkey: ``MULTIHOST_AUTHKEY``, the content of ``MULTIHOST_AUTHKEY_FILE``, or of ``default_file``.
+
+    Raises:
+        AuthkeyMissing: none of the three is there.
+        SettingsError: two are set at once, or the file cannot be read or is empty.
+    """
+    text, file = environ.get("MULTIHOST_AUTHKEY", ""), environ.get("MULTIHOST_AUTHKEY_FILE", "")
+    if text and file:
+        raise SettingsError("MULTIHOST_AUTHKEY and MULTIHOST_AUTHKEY_FILE are both set; unset one of them")
+    if text:
+        return text.encode()
+    if file:
+        return _key_in(Path(file), "MULTIHOST_AUTHKEY_FILE")
+    if default_file.exists():
+        return _key_in(default_file, "the authkey file")
+    raise AuthkeyMissing(
+        "no authkey: set MULTIHOST_AUTHKEY or MULTIHOST_AUTHKEY_FILE to the master's key (there is no default key)"
+    )
+
+
+def _key_in(path: Path, what: str) -> bytes:
+    try:
+        key = path.read_bytes().strip()
+    except OSError as error:
+        raise SettingsError(f"{what} {path} cannot be read by user {os.getuid()}: {error.strerror}") from error
+    if not key:
+        raise SettingsError(f"{what} {path} is empty; it must hold the authkey")
+    return key
+
+
+def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """The cores this process may use: its CPU affinity, cut by the cgroup's quota (rounded up), at least 1."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, -(-int(quota) // int(period))))
+
+
+def _address(variable: str, text: str) -> Address | None:
+    return parse_address(text, variable)
+
+
+def _text(variable: str, text: str) -> str:
+    return text
+
+
+def _seconds(variable: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < float("inf"):
+        raise SettingsError(f"{variable} must be a number of seconds above zero, got {text!r}")
+    return value
+
+
+def _whole(least: int) -> Callable[[str, str], int]:
+    def parse(variable: str, text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and int(text) >= least):
+            raise SettingsError(f"{variable} must be a whole number of at least {least}, got {text!r}")
+        return int(text)
+
+    return parse
+
+
+def _choice(choices: tuple[str, ...], fold: Callable[[str], str]) -> Callable[[str, str], str]:
+    def parse(variable: str, text: str) -> str:
+        if fold(text) not in choices:
+            raise SettingsError(f"{variable} must be one of {', '.join(choices)}, got {text!r}")
+        return fold(text)
+
+    return parse
+
+
+def make_authkey(path: Path) -> None:
+    """Put a new random key of 32 bytes, as 64 hexadecimal digits, where no file is; an existing one stays.
+
+    Raises: SettingsError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".authkey-") as file:
+            file.write(secrets.token_hex(32) + "\n")
+            file.flush()
+            os.fchmod(file.fileno(), 0o600)
+            with contextlib.suppress(FileExistsError):
+                os.link(file.name, path)  # whole or not at all, and never over another master's key
+    except OSError as error:
+        raise SettingsError(
+            f"no authkey was given, and none can be made in {path} ({error.strerror}); set MULTIHOST_AUTHKEY or "
+            "MULTIHOST_AUTHKEY_FILE"
+        ) from error
