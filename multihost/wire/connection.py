@@ -1,0 +1,159 @@
+"""The blocking client side of the wire: dial the master, prove the key, open a link, send and receive batches."""
+
+import contextlib
+import random
+import select
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+from multihost.errors import ProtocolError
+from multihost.payload import PYTHON_MINOR
+from multihost.settings import Address
+from multihost.wire import messages, sockets
+from multihost.wire.frames import Buffer, FrameReader, frame
+from multihost.wire.handshake import MAX_HANDSHAKE_FRAME, ClientHandshake
+
+# A peer that takes no byte for so long is as good as gone.
+SEND_SECONDS = 30.0
+_MAX_FRAME = 1 << 40  # the master is trusted with what it sends; it has its own caps
+
+
+class Connection:
+    """One authenticated connection to the master.
+
+    One thread may send while another one receives. After any error the connection is of no use; close it.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        sockets.configure(sock)
+        self._socket = sock
+        self._frames = FrameReader(MAX_HANDSHAKE_FRAME)
+        self._sending = threading.Lock()
+        self._early: list[object] = []  # what came together with the answer to hello
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, value: object) -> None:
+        """Send one frame.
+
+        Raises: ConnectionError: the master closed the connection, or took nothing for ``SEND_SECONDS``.
+        """
+        self.send_frame(messages.encode(value))
+
+    def send_frame(self, parts: list[Buffer]) -> None:
+        with self._sending:
+            for part in frame(parts):
+                view = memoryview(part)
+                while view:
+                    try:
+                        view = view[self._socket.send(view) :]
+                    except BlockingIOError:
+                        self._wait(select.POLLOUT, SEND_SECONDS)
+
+    def receive(self, timeout: float | None) -> list[object]:
+        """The values that have come, decoded as plain data; none if nothing came within ``timeout`` seconds.
+
+        Raises: ConnectionError: the connection ended.
+        """
+        early, self._early = self._early, []
+        return early or [messages.decode(content) for content in self._contents(timeout)]
+
+    def poll(self, timeout: float = 0.0) -> bool:
+        """Whether ``receive`` would find something to read, waiting up to ``timeout`` seconds for it."""
+        return bool(self._early) or bool(_poll(self._socket, select.POLLIN, timeout))
+
+    def interrupt(self) -> None:
+        """End the connection, so that a thread that waits in ``receive`` wakes up; ``close`` is still to come."""
+        with contextlib.suppress(OSError):  # the peer was faster
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close; no thread may be in another method."""
+        self.interrupt()
+        self._socket.close()
+
+    def authenticate(self, authkey: bytes, deadline: float) -> None:
+        """Prove the key to the master, and have the master prove it.
+
+        Raises: AuthenticationError; ConnectionError: no answer until ``deadline`` (monotonic seconds).
+        """
+        handshake = ClientHandshake(authkey)
+        while not handshake.done:
+            for content in self._before(deadline):
+                for answer in handshake.receive(bytes(content)):
+                    self.send_frame([answer])
+        self._frames.limit = _MAX_FRAME
+
+    def hello(self, role: str, info: dict[str, object], deadline: float) -> dict[str, object]:
+        """Turn the connection into a link of ``role``; what the master answers.
+
+        Raises: ProtocolError: the master refused, for the reason given; ConnectionError.
+        """
+        info = {"version": messages.PROTOCOL_VERSION, "python": PYTHON_MINOR, **info}
+        self.send((None, "hello", (role, info), {}))
+        answer, *self._early = [messages.decode(content) for content in self._before(deadline)]
+        match answer:
+            case ("#RETURN", dict(welcome)):
+                return welcome
+            case _:
+                raise ProtocolError(f"the master refused this {role}: {str(answer)[:500]}")
+
+    def _before(self, deadline: float) -> list[memoryview]:
+        contents = list(self._contents(max(0.0, deadline - time.monotonic())))
+        if not contents:
+            raise ConnectionError("the master accepted the connection but did not answer in time")
+        return contents
+
+    def _contents(self, timeout: float | None) -> Iterator[memoryview]:
+        """The frames that have come; waits up to ``timeout`` seconds for one to be whole."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        found = False
+        while not found:
+            try:
+                size = self._socket.recv_into(self._frames.space())
+            except BlockingIOError:
+                if _poll(self._socket, select.POLLIN, None if deadline is None else deadline - time.monotonic()):
+                    continue
+                return
+            if size == 0:
+                raise ConnectionResetError("the master closed the connection")
+            for content in self._frames.received(size):
+                found = True
+                yield content
+
+    def _wait(self, event: int, seconds: float) -> None:
+        if not _poll(self._socket, event, seconds):
+            raise ConnectionError(f"the master took nothing for {seconds:g} s")
+
+
+def _poll(sock: socket.socket, event: int, timeout: float | None) -> list[tuple[int, int]]:
+    poller = select.poll()
+    poller.register(sock, event)
+    return poller.poll(None if timeout is None else max(0.0, timeout * 1000))
+
+
+def dial(address: Address, authkey: bytes, timeout: float) -> Connection:
+    """Connect once, with a fresh look-up of the name, and authenticate; ``timeout`` seconds for all of it.
+
+    Raises: AuthenticationError: wrong key, final; OSError: not there, or not now.
+    """
+    deadline = time.monotonic() + timeout
+    connection = Connection(socket.create_connection(address.pair, timeout=timeout))
+    try:
+        connection.authenticate(authkey, deadline)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def backoff(chance: random.Random, first: float = 0.05, most: float = 3.0) -> Iterator[float]:
+    """Seconds to wait before each further attempt: doubling, and spread, so that peers do not come all at once."""
+    delay = first
+    while True:
+        yield delay * chance.uniform(0.5, 1.0)
+        delay = min(most, delay * 2)

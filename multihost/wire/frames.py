@@ -1,0 +1,103 @@
+"""Length-prefixed frames, as ``multiprocessing.connection`` writes them: cutting a byte stream, and building it.
+
+A frame is four bytes of length (signed, big-endian) and the content; a content above 2 GiB has -1 there and
+eight bytes of length behind it. Pure: bytes in, bytes out.
+"""
+
+import struct
+from collections.abc import Iterator
+
+from multihost.errors import ProtocolError
+
+_SMALL = 64 * 1024  # frames up to this size share one buffer; a larger one gets a buffer of its own
+_LARGEST_SHORT = 0x7FFFFFFF
+Buffer = bytes | bytearray | memoryview
+
+
+def header(size_bytes: int) -> bytes:
+    """The prefix of a frame whose content has ``size_bytes``."""
+    if size_bytes <= _LARGEST_SHORT:
+        return struct.pack("!i", size_bytes)
+    return struct.pack("!iQ", -1, size_bytes)
+
+
+def frame(parts: list[Buffer]) -> list[Buffer]:
+    """The frame whose content is ``parts`` one after another, without joining what is large."""
+    size = sum(map(len, parts))
+    if size <= _SMALL:
+        return [b"".join([header(size), *parts])]
+    return [header(size), *parts]
+
+
+class FrameReader:
+    """Cuts what a socket delivers into frames, with no copy of a large one.
+
+    Usage: read from the socket into ``space()``, then iterate over ``received(n)``. Each frame is a view that is
+    valid until the next call of ``space()``.
+
+    Raises: ProtocolError from ``received`` when a frame claims more than ``limit`` bytes, before any of it is stored.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._shared = bytearray(_SMALL + 12)
+        self._buffer = self._shared  # what is being filled: the shared buffer, or the one of a large frame
+        self._start = self._end = 0  # the bytes received and not yet handed out
+        self._large = False
+
+    @property
+    def pending(self) -> bool:
+        """Whether part of a frame has come."""
+        return self._end > self._start
+
+    def space(self) -> memoryview:
+        """Where to put the next bytes from the socket; never empty."""
+        if not self._large and self._start:
+            rest = self._end - self._start
+            self._buffer[:rest] = self._buffer[self._start : self._end]
+            self._start, self._end = 0, rest
+        return memoryview(self._buffer)[self._end :]
+
+    def received(self, size: int) -> Iterator[memoryview]:
+        """The frames that ``size`` more bytes complete."""
+        self._end += size
+        if self._large:
+            if self._end == len(self._buffer):
+                whole = memoryview(self._buffer)
+                self._buffer, self._large, self._start, self._end = self._shared, False, 0, 0
+                yield whole
+            return
+        view = memoryview(self._buffer)
+        while (found := self._header()) is not None:
+            prefix, length = found
+            begin = self._start + prefix
+            if begin + length <= self._end:
+                self._start = begin + length
+                yield view[begin : begin + length]
+            elif prefix + length > len(self._buffer):
+                self._go_large(view[begin : self._end], length)
+                return
+            else:
+                return
+        return
+
+    def _header(self) -> tuple[int, int] | None:
+        """The size of the next frame's prefix and of its content, once the prefix is there."""
+        have = self._end - self._start
+        if have < 4:
+            return None
+        (length,) = struct.unpack_from("!i", self._buffer, self._start)
+        prefix = 4
+        if length == -1:
+            if have < 12:
+                return None
+            (length,) = struct.unpack_from("!Q", self._buffer, self._start + 4)
+            prefix = 12
+        if not 0 <= length <= self.limit:
+            raise ProtocolError(f"a frame claims {length:,} bytes; at most {self.limit:,} are accepted here")
+        return prefix, length
+
+    def _go_large(self, begun: memoryview, length: int) -> None:
+        self._buffer = bytearray(length)
+        self._buffer[: len(begun)] = begun
+        self._large, self._start, self._end = True, 0, len(begun)

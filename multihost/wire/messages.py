@@ -1,0 +1,120 @@
+"""What frames contain: encoding it, decoding it without running any of it, and the messages that each role may send.
+
+The decoder refuses every global, so a peer can make the master build plain data (None, bool, numbers, str, bytes,
+list, tuple, dict, set) and nothing else.
+"""
+
+import io
+import pickle
+from collections.abc import Callable
+from typing import NoReturn
+
+from multihost.errors import ProtocolError
+from multihost.wire.frames import Buffer
+
+PROTOCOL_VERSION = 1
+Message = tuple[object, ...]
+
+# The first request on a connection names one of these; the stock server's others (shutdown, debug_info, ...) are
+# not served, so no key holder can reach them.
+FIRST_REQUESTS = frozenset({"dummy", "create", "incref", "decref", "accept_connection", "hello"})
+Check = Callable[[object], bool]
+
+
+def _a(kind: type) -> Check:
+    return lambda field: type(field) is kind
+
+
+def _list_of(kind: type) -> Check:
+    return lambda field: type(field) is list and set(map(type, field)) <= {kind}
+
+
+def _tuple_of(kind: type) -> Check:
+    return lambda field: type(field) is tuple and set(map(type, field)) <= {kind}
+
+
+def _rows_of(*kinds: type) -> Check:
+    return lambda field: (
+        type(field) is list and all(type(row) is tuple and tuple(map(type, row)) == kinds for row in field)
+    )
+
+
+# What each role may send on its link, and what its fields must be. Whatever is absent closes the connection.
+ROLES: dict[str, dict[str, tuple[Check, ...]]] = {
+    "client": {
+        "blob": (_a(str), _a(bytes), _tuple_of(str)),  # blob id, content, ids of the blobs it needs
+        "submit": (_a(int), _a(str), _list_of(bytes)),  # first sequence number, function id, payloads
+        "acknowledge": (_list_of(int),),  # sequence numbers whose outcomes have arrived
+        "ping": (),
+        "close": (),  # the session ends: its tasks are cancelled
+    },
+    "worker": {
+        "want": (_a(int),),  # how many more tasks the worker will take; replaces what it said before
+        "settle": (_rows_of(int, str, bytes),),  # fencing token, outcome kind, content
+        "give_back": (_list_of(int),),  # fencing tokens of tasks that were not started
+        "drain": (),  # no more leases, please
+        "heartbeat": (),
+    },
+    "monitor": {"ask": ()},
+}
+OUTCOME_KINDS = ("result", "error", "lost")  # lost: the process that ran the task died
+
+
+class _Chunks:
+    """A file that keeps what is written; pickle hands large bytes objects over uncopied."""
+
+    def __init__(self) -> None:
+        self.parts: list[Buffer] = []
+        self.write = self.parts.append
+
+
+def encode(value: object) -> list[Buffer]:
+    """The content of a frame, in parts; large bytes objects in ``value`` are parts of their own, uncopied."""
+    chunks = _Chunks()
+    pickle.Pickler(chunks, protocol=5).dump(value)
+    return chunks.parts
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise ProtocolError(
+            "only plain data may be sent (None, bool, numbers, str, bytes, list, tuple, dict, set), "
+            f"not {module}.{name}; a queue of multihost.QueueManager carries any picklable object"
+        )
+
+    def persistent_load(self, pid: object) -> NoReturn:
+        raise ProtocolError("only plain data may be sent, not a persistent reference")
+
+
+def decode(content: Buffer) -> object:
+    """The plain data in ``content``.
+
+    Raises: ProtocolError for anything else; nothing of it has been imported or called.
+    """
+    try:
+        return _PlainUnpickler(io.BytesIO(content)).load()
+    except ProtocolError:
+        raise
+    except Exception as error:  # a pickle made by a stranger can fail in any way
+        raise ProtocolError(f"a frame could not be decoded: {type(error).__name__}") from error
+
+
+def check_batch(role: str, batch: object) -> list[Message]:
+    """``batch`` as the messages it must be for ``role``.
+
+    Raises: ProtocolError.
+    """
+    table = ROLES[role]
+    if not isinstance(batch, list):
+        raise ProtocolError(f"a {role} sent {type(batch).__name__} where a list of messages belongs")
+    for message in batch:
+        if not isinstance(message, tuple) or not message or not isinstance(message[0], str):
+            raise ProtocolError(f"a {role} sent something that is no message")
+        checks = table.get(message[0])
+        if checks is None or len(checks) != len(message) - 1 or not all(map(_holds, checks, message[1:])):
+            raise ProtocolError(f"a {role} may not send {message[0][:40]!r} with these fields")
+    return batch
+
+
+def _holds(check: Check, field: object) -> bool:
+    return check(field)
