@@ -1,0 +1,11 @@
+"""The master's mind: which task runs where, and what became of it.
+
+    wire.server (frames, roles) <-> service (the shell: one event loop) <-> core (event, now) -> effects
+                                                                             |- tasks    a task and its states
+                                                                             |- ready    which task is next
+                                                                             |- leases   who holds which task
+                                                                             |- blobs    code, sent once to each worker
+                                                                             `- queues   the shared queues
+
+The core and what is below it know no clock, socket, thread or file.
+"""

@@ -1,0 +1,62 @@
+"""Content that many tasks need (functions, archives of sources): kept once, sent once to each worker."""
+
+from dataclasses import dataclass, field
+
+from multihost.errors import ProtocolError
+from multihost.payload import content_id
+
+
+@dataclass(slots=True, eq=False)
+class Blob:
+    """Content named by its hash; ``needs`` are the blobs without which it is of no use."""
+
+    content: bytes
+    needs: tuple[str, ...]
+    sessions: set[str] = field(default_factory=set)
+
+
+class BlobStore:
+    """All blobs, and which session uses which."""
+
+    def __init__(self) -> None:
+        self._blobs: dict[str, Blob] = {}
+
+    def add(self, session: str, blob_id: str, content: bytes, needs: tuple[str, ...]) -> None:
+        """Keep ``content`` as long as ``session`` or another one uses it.
+
+        Raises: ProtocolError: the content has another hash, or needs what the session has not sent before.
+        """
+        if blob_id != content_id(content, needs):
+            raise ProtocolError("a blob's content does not match its id")
+        if not all(self.has(session, need) for need in needs):
+            raise ProtocolError("a blob needs another one that was not sent before it")
+        self._blobs.setdefault(blob_id, Blob(content, needs)).sessions.add(session)
+
+    def has(self, session: str, blob_id: str) -> bool:
+        blob = self._blobs.get(blob_id)
+        return blob is not None and session in blob.sessions
+
+    def needs(self, blob_id: str) -> tuple[str, ...]:
+        return self._blobs[blob_id].needs
+
+    def missing(self, blob_id: str, known: set[str]) -> list[tuple[str, bytes]]:
+        """What someone who has ``known`` lacks in order to use ``blob_id``: (id, content), needs first."""
+        if blob_id in known:
+            return []
+        blob = self._blobs[blob_id]
+        lacking = [item for need in blob.needs for item in self.missing(need, known)]
+        return [*lacking, (blob_id, blob.content)]
+
+    def release(self, session: str) -> set[str]:
+        """A session ended: drop and return the ids of the blobs that nobody uses any more."""
+        unused = set()
+        for blob_id, blob in self._blobs.items():
+            blob.sessions.discard(session)
+            if not blob.sessions:
+                unused.add(blob_id)
+        for blob_id in unused:
+            del self._blobs[blob_id]
+        return unused
+
+    def __len__(self) -> int:
+        return len(self._blobs)
