@@ -1,0 +1,173 @@
+"""The worker's shell: one thread, one selector, the link to the master and the children; runs until drained."""
+
+import contextlib
+import logging
+import secrets
+import selectors
+import signal
+import socket
+import threading
+import time
+from types import FrameType
+
+from multihost.runner import core
+from multihost.runner.core import RunnerCore
+from multihost.runner.link import Stopped, connect
+from multihost.runner.slots import Report, Slots
+from multihost.settings import Address, Settings
+from multihost.wire.connection import Connection
+from multihost.wire.messages import Message
+
+logger = logging.getLogger(__name__)
+
+
+class Runner:
+    """One worker. ``run`` returns when it has drained; its main thread never runs what clients send."""
+
+    def __init__(self, address: Address, authkey: bytes, settings: Settings) -> None:
+        self._address, self._authkey, self._settings = address, authkey, settings
+        self._worker_id = secrets.token_hex(8)
+        self._core = RunnerCore(settings.slots, settings.drain_timeout)
+        self._selector = selectors.DefaultSelector()
+        self._slots = Slots(self._selector, settings.name)
+        self._connection: Connection | None = None
+        self._outbox: list[Message] = []
+        self._heartbeat_seconds = settings.lease_timeout / 3
+        self._lease_timeout = settings.lease_timeout
+        self._heard = self._said = 0.0
+        self._exited = False
+        self._stopping = threading.Event()
+        # Signals arrive as bytes on a socket: the loop wakes up and handles them as one event among others.
+        self._wake, self._woken = socket.socketpair()
+        self._wake.setblocking(False)
+        self._woken.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ, (self._signalled, None))
+
+    def drain(self, signum: int = 0, frame: FrameType | None = None) -> None:
+        """Take no new lease, finish what runs, end ``run``; a second call does not wait. May be a signal handler."""
+        self._stopping.set()
+        with contextlib.suppress(BlockingIOError):  # there are enough of them
+            self._wake.send(b"d")
+
+    def run(self) -> None:
+        """Serve until drained.
+
+        Raises: MasterUnreachable, AuthenticationError, ProtocolError, as ``link.connect`` does.
+        """
+        try:
+            while not self._exited:
+                self._attach()
+                self._serve()
+        except Stopped:
+            logger.info("stopped while no master was there")
+        finally:
+            self._slots.close()
+            self._detach()
+            self._selector.close()
+            self._wake.close()
+            self._woken.close()
+
+    # --- the link ----------------------------------------------------------------------------------------------
+
+    def _attach(self) -> None:
+        settings = self._settings
+        info: dict[str, object] = {"worker": self._worker_id, "name": settings.name, "slots": settings.slots}
+        connection, answer = connect(self._address, self._authkey, info, settings.connect_timeout, self._stopping)
+        self._slots.max_payload = int(str(answer["max_payload"]))
+        self._lease_timeout = float(str(answer["lease_timeout"]))
+        self._heartbeat_seconds = self._lease_timeout / 3
+        self._connection = connection
+        self._selector.register(connection, selectors.EVENT_READ, (self._master_ready, None))
+        self._heard = self._said = time.monotonic()
+        logger.info("joined the master at %s as %s with %d slots", self._address, settings.name, settings.slots)
+        self._handle(core.Connected())
+
+    def _detach(self) -> None:
+        if self._connection is not None:
+            self._selector.unregister(self._connection)
+            self._connection.close()
+            self._connection = None
+
+    def _serve(self) -> None:
+        """One connection's lifetime."""
+        try:
+            while not self._exited:
+                self._turn()
+            self._flush()
+        except ConnectionError as error:
+            self._detach()
+            self._outbox.clear()
+            logger.warning("lost the master at %s (%s); its leases are void", self._address, error)
+            self._handle(core.Disconnected())
+
+    def _turn(self) -> None:
+        self._flush()
+        now = time.monotonic()
+        patience = max(0.0, self._said + self._heartbeat_seconds - now)
+        if self._core.impatient:
+            patience = min(patience, core.STUCK_SECONDS / 2)
+        for key, events in self._selector.select(patience):
+            method, subject = key.data
+            for report in method(subject, events) or ():
+                self._report(report)
+        now = time.monotonic()
+        if now - self._heard > self._lease_timeout:
+            raise ConnectionError(f"it has been silent for {now - self._heard:.1f} s")
+        if now - self._said >= self._heartbeat_seconds:
+            self._outbox.append(("heartbeat",))
+        if self._core.impatient:
+            self._handle(core.Tick())
+
+    def _flush(self) -> None:
+        """Send what has gathered in this turn as one frame."""
+        if self._outbox and self._connection is not None:
+            batch, self._outbox = self._outbox, []
+            self._connection.send(batch)
+            self._said = time.monotonic()
+
+    # --- what the selector reports -----------------------------------------------------------------------------
+
+    def _master_ready(self, subject: None, events: int) -> None:
+        if self._connection is None:
+            return
+        for batch in self._connection.receive(0.0):
+            self._handle(core.Received(batch))  # type: ignore[arg-type]
+        self._heard = time.monotonic()
+
+    def _signalled(self, subject: None, events: int) -> None:
+        for _ in self._woken.recv(64):
+            self._handle(core.DrainAsked())
+
+    def _report(self, report: Report) -> None:
+        if report.died:
+            self._handle(core.ChildDied(report.child, report.died))
+        else:
+            self._handle(core.Finished(report.child, report.outcomes, report.seconds))
+
+    # --- effects -----------------------------------------------------------------------------------------------
+
+    def _handle(self, event: core.Event) -> None:
+        for effect in self._core.handle(event, time.monotonic()):
+            match effect:
+                case core.Send(message):
+                    self._outbox.append(message)
+                case core.Run(child, function_id, new, tasks):
+                    self._slots.run(child, function_id, new, tasks)
+                case core.Keep(blob_id, content):
+                    self._slots.keep(blob_id, content)
+                case core.Drop(blob_ids):
+                    self._slots.drop(blob_ids)
+                case core.Start(child, needs):
+                    self._slots.start(child, needs)
+                case core.Kill(child):
+                    self._slots.kill(child)
+                case core.Note(level, text):
+                    logger.log(logging.getLevelNamesMapping()[level.upper()], text)
+                case core.Exit():
+                    self._exited = True
+
+
+def install_signal_handlers(runner: Runner) -> None:
+    """SIGTERM and Ctrl-C drain the worker; a second one does not wait."""
+    signal.signal(signal.SIGTERM, runner.drain)
+    signal.signal(signal.SIGINT, runner.drain)

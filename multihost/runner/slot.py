@@ -1,0 +1,165 @@
+"""What a child process does: make the session's code importable, run tasks one after another, hand outcomes over.
+
+This is the only module of the worker in which what clients send is imported and run.
+"""
+
+import ctypes
+import importlib.util
+import io
+import json
+import pickle
+import runpy
+import signal
+import sys
+import time
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
+from multiprocessing.process import current_process
+from pathlib import Path
+
+from multihost import payload
+from multihost.errors import CodeNotFound, MultihostError, ResultTooLarge
+
+# Outcomes of tiny tasks are gathered for so long before they are handed over; those of slower ones go at once.
+_GATHER_SECONDS = 0.001
+_PR_SET_PDEATHSIG = 1
+
+Function = Callable[..., object]
+
+
+@dataclass(frozen=True)
+class SlotConfig:
+    """What a child is told at its start."""
+
+    worker: str
+    max_payload: int
+    archives: tuple[str, ...]  # directories of the session's own modules, to stand first on sys.path
+
+
+def main(pipe: Connection, config: SlotConfig) -> None:
+    """Serve until the worker closes the pipe."""
+    # If the worker is killed, so is the fork server, and with it this process: what it ran is run elsewhere.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker, which drains
+    for stream in (sys.stdout, sys.stderr):
+        assert isinstance(stream, io.TextIOWrapper)
+        stream.reconfigure(line_buffering=True, write_through=False)  # whole lines, else those of two slots mix
+    slot = Slot(pipe, config)
+    while True:
+        try:
+            message = pickle.loads(pipe.recv_bytes())
+        except (EOFError, OSError):
+            return
+        slot.receive(message)
+
+
+class Slot:
+    """The functions this process knows, and the outcomes it has not handed over yet."""
+
+    def __init__(self, pipe: Connection, config: SlotConfig) -> None:
+        self._pipe = pipe
+        self._config = config
+        self._definitions: dict[str, bytes] = {}
+        self._functions: dict[str, Function] = {}
+        self._prepared = False
+        self._unprepared: Exception | None = None  # why the session's code cannot be imported
+        self._outcomes: list[tuple[int, str, bytes]] = []
+        self._since = 0.0
+
+    def receive(self, message: tuple[object, ...]) -> None:
+        match message:
+            case ("function", str(function_id), bytes(definition)):
+                self._definitions[function_id] = definition
+            case ("run", str(function_id), list(tasks)):
+                self._since = time.perf_counter()
+                for token, arguments in tasks:
+                    self._outcomes.append((token, *self._run(function_id, arguments)))
+                    if time.perf_counter() - self._since > _GATHER_SECONDS:
+                        self._hand_over()
+                if self._outcomes:
+                    self._hand_over()
+
+    def _hand_over(self) -> None:
+        now = time.perf_counter()
+        self._pipe.send_bytes(pickle.dumps((self._outcomes, now - self._since), protocol=5))
+        self._outcomes, self._since = [], now
+
+    def _run(self, function_id: str, arguments: bytes) -> tuple[str, bytes]:
+        """Run one task: its outcome's kind and content. Nothing that a task raises ends this process."""
+        try:
+            function, (args, kwds) = self._load(function_id, arguments)
+        except BaseException as error:
+            return "error", payload.dump_error(error)
+        try:
+            result = function(*args, **kwds)
+        except BaseException as error:
+            if error.__traceback__ is not None:
+                error.__traceback__ = error.__traceback__.tb_next  # without this frame
+            return "error", payload.dump_error(error)
+        try:
+            content = payload.dumps(result)
+        except Exception as error:
+            return "error", payload.dump_error(MaybeEncodingError(error, result))
+        if len(content) > self._config.max_payload:
+            return "error", payload.dump_error(ResultTooLarge(len(content), self._config.max_payload))
+        return "result", content
+
+    def _load(
+        self, function_id: str, arguments: bytes
+    ) -> tuple[Function, tuple[tuple[object, ...], dict[str, object]]]:
+        try:
+            self._prepare()
+            function = self._functions.get(function_id)
+            if function is None:
+                function = self._functions[function_id] = payload.loads(self._definitions[function_id])  # type: ignore[assignment]
+            return function, payload.loads(arguments)  # type: ignore[return-value]
+        except MultihostError:
+            raise
+        except (ImportError, AttributeError) as error:
+            name = getattr(error, "name", None) or "what the task names"
+            raise CodeNotFound(name, self._config.worker, f"{type(error).__name__}: {error}") from error
+
+    def _prepare(self) -> None:
+        """Import the session's code, once; what it raises is the outcome of each of its tasks."""
+        if not self._prepared:
+            self._prepared = True
+            try:
+                prepare(self._config.archives)
+            except Exception as error:
+                self._unprepared = error
+        if self._unprepared is not None:
+            raise self._unprepared
+
+
+def prepare(archives: tuple[str, ...]) -> None:
+    """Put the session's own modules first on ``sys.path``, and run its main script as spawn does."""
+    for directory in reversed(archives):
+        if directory not in sys.path:
+            sys.path.insert(0, directory)
+    for directory in archives:
+        manifest = json.loads((Path(directory) / payload.MANIFEST).read_text())
+        if manifest["main"] is not None:
+            _import_main(Path(directory), manifest["main"], manifest["module"])
+
+
+def _import_main(directory: Path, file: str, module: str | None) -> None:
+    """As ``multiprocessing.spawn`` prepares a child: the script's definitions are there, its main block did not run."""
+    main = types.ModuleType("__mp_main__")
+    before = sys.modules["__main__"]
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = main
+    # A script without the guard would start a pool of its own here; with this mark, that is an error which says so.
+    current_process()._inheriting = True  # type: ignore[attr-defined]
+    try:
+        if module is not None and importlib.util.find_spec(module) is not None:
+            content = runpy.run_module(module, run_name="__mp_main__", alter_sys=True)
+        else:
+            content = runpy.run_path(str(directory / file), run_name="__mp_main__")
+    except BaseException:
+        sys.modules["__main__"] = before
+        raise
+    finally:
+        del current_process()._inheriting  # type: ignore[attr-defined]
+    main.__dict__.update(content)
