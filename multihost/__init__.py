@@ -1,0 +1,45 @@
+"""Python's multiprocessing across many hosts, with the standard library's own API.
+
+with multihost.Pool(address="master:5000") as pool:
+    print(pool.map(digest, paths))
+"""
+
+from multiprocessing import AuthenticationError, TimeoutError
+
+from multihost.errors import (
+    AuthkeyMissing,
+    ClientClosed,
+    CodeNotFound,
+    MasterUnreachable,
+    MultihostError,
+    ProtocolError,
+    PythonMismatch,
+    RemoteError,
+    ResultTooLarge,
+    SettingsError,
+    TaskTooLarge,
+    WorkerDied,
+)
+from multihost.pool import AsyncResult, Pool
+from multihost.shared import QueueManager
+
+__version__ = "0.1.0"
+__all__ = [
+    "AsyncResult",
+    "AuthenticationError",
+    "AuthkeyMissing",
+    "ClientClosed",
+    "CodeNotFound",
+    "MasterUnreachable",
+    "MultihostError",
+    "Pool",
+    "ProtocolError",
+    "PythonMismatch",
+    "QueueManager",
+    "RemoteError",
+    "ResultTooLarge",
+    "SettingsError",
+    "TaskTooLarge",
+    "TimeoutError",
+    "WorkerDied",
+]

@@ -1,0 +1,171 @@
+"""How a program's code travels: its own modules as one archive of sources, its functions by name or by value.
+
+The program's own modules are the loaded ones whose source is not installed (neither the standard library nor
+site-packages), and what lies beside them to be imported later: the sources in the main script's directory and the
+packages they belong to. Data files do not travel.
+"""
+
+import io
+import json
+import site
+import sys
+import sysconfig
+import types
+import weakref
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from multihost import payload
+from multihost.errors import TaskTooLarge
+
+_OURSELVES = "multihost"  # installed on the workers, whatever it is here
+# A script in a directory with more sources than this takes only what it has imported.
+_MAX_FILES = 2000
+# Content decides the archive's name, so what varies without meaning (times, order) is fixed.
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Content to be sent once; ``needs`` are the ids of the blobs that go before it."""
+
+    blob_id: str
+    content: bytes
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Main:
+    """The program's main script: its file's name in the archive, and its module name if it was run with ``-m``."""
+
+    file: str
+    module: str | None
+    root: Path
+
+
+class CodeBook:
+    """Turns functions into blobs, for one session. Not thread-safe."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self.main_travels = find_main() is not None  # whether workers can import what ``__main__`` defines
+        # Only functions that travel by name are remembered: what a closure holds may change between two calls.
+        self._named: weakref.WeakKeyDictionary[Callable[..., object], Blob] = weakref.WeakKeyDictionary()
+        self._fingerprint: tuple[object, ...] | None = None
+        self._archive: Blob | None = None
+
+    def blobs_for(self, function: Callable[..., object]) -> list[Blob]:
+        """What a worker needs to call ``function``, the function's own blob last.
+
+        Raises: what pickling ``function`` raises; TaskTooLarge.
+        """
+        rememberable = isinstance(function, types.FunctionType | types.BuiltinFunctionType | type)
+        blob = self._named.get(function) if rememberable else None
+        if blob is None:
+            archive = self._current_archive()
+            definition = payload.dumps(function, self.main_travels)
+            needs = () if archive is None else (archive.blob_id,)
+            blob = self._blob("a function", definition, needs)
+            if rememberable and not payload.is_by_value(definition):
+                self._named[function] = blob
+                return [blob] if archive is None else [archive, blob]
+        archive = self._archive
+        return [archive, blob] if archive is not None and archive.blob_id in blob.needs else [blob]
+
+    def _current_archive(self) -> Blob | None:
+        """The archive of the program's modules as they are on disk now; None if it has none."""
+        files, main = own_sources(), find_main()
+        fingerprint = (main, *((name, path, _stamp(path)) for name, path in sorted(files.items())))
+        if fingerprint != self._fingerprint:
+            content = pack(files, main)
+            self._archive = self._blob("the program's own source code", content) if files else None
+            self._fingerprint = fingerprint
+        return self._archive
+
+    def _blob(self, what: str, content: bytes, needs: tuple[str, ...] = ()) -> Blob:
+        if len(content) > self._max_bytes:
+            raise TaskTooLarge(what, len(content), self._max_bytes)
+        return Blob(payload.content_id(content, needs), content, needs)
+
+
+def own_sources() -> dict[str, Path]:
+    """The program's own source files: name in the archive -> path."""
+    files: dict[str, Path] = {}
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in (_OURSELVES, "__main__", "__mp_main__"):
+            continue
+        path = _source_of(module)
+        if path is not None:
+            stem = name.replace(".", "/")
+            files[f"{stem}/__init__.py" if path.name == "__init__.py" else f"{stem}.py"] = path
+    main = find_main()
+    if main is not None:
+        beside = list(_importable_beneath(main.root))
+        if len(beside) <= _MAX_FILES:
+            files |= {str(path.relative_to(main.root)): path for path in beside}
+        files[main.file] = main.root / main.file
+    return files
+
+
+def find_main() -> Main | None:
+    """The main script, if it is a source file of the user's own: not a REPL, a notebook, or an installed program."""
+    module = sys.modules.get("__main__")
+    path = _source_of(module) if module is not None else None
+    if module is None or path is None:
+        return None
+    spec = getattr(module, "__spec__", None)
+    if spec is None:
+        return Main(path.name, None, path.parent)
+    depth = spec.name.count(".") + 1
+    root = path.parents[depth - 1]
+    return Main(str(path.relative_to(root)), spec.name, root)
+
+
+def pack(files: dict[str, Path], main: Main | None) -> bytes:
+    """The archive: the same sources always give the same bytes."""
+    manifest = {"main": main.file if main else None, "module": main.module if main else None}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(zipfile.ZipInfo(payload.MANIFEST, _EPOCH), json.dumps(manifest))
+        for name in sorted(files):
+            info = zipfile.ZipInfo(name, _EPOCH)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, files[name].read_bytes())
+    return buffer.getvalue()
+
+
+def _source_of(module: types.ModuleType) -> Path | None:
+    """The source file of a module of the user's own."""
+    file = getattr(module, "__file__", None)
+    if not isinstance(file, str) or not file.endswith(".py"):
+        return None
+    path = Path(file).absolute()
+    return path if path.is_file() and not _is_installed(str(path)) else None
+
+
+def _importable_beneath(root: Path) -> Iterator[Path]:
+    """The modules in a directory and in the packages below it, as the import system would find them."""
+    for path in root.iterdir():
+        if path.suffix == ".py" and path.is_file():
+            yield path
+        elif (path / "__init__.py").is_file() and path.name != _OURSELVES:
+            yield from _importable_beneath(path)
+
+
+def _is_installed(path: str) -> bool:
+    return path.startswith(_installed_prefixes())
+
+
+@cache
+def _installed_prefixes() -> tuple[str, ...]:
+    paths = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")}
+    paths |= {*site.getsitepackages(), site.getusersitepackages()}
+    return tuple(f"{path.rstrip('/')}/" for path in paths if path)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size

@@ -1,0 +1,108 @@
+"""The client's rules: which tasks go into the next batch, and what must be sent again. Knows no socket, lock or clock.
+
+A task has a sequence number, given here; the master drops what it has seen before, so sending again is safe. A new
+batch leaves when the last one was accepted: alone, a task leaves at once; under load, batches form by themselves.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+
+from multihost.client.code import Blob
+from multihost.wire.messages import Message
+
+_MAX_BATCH_BYTES = 4 * 1024 * 1024
+_MAX_BATCH_TASKS = 4096
+
+
+@dataclass(slots=True)
+class Pending:
+    """A task that has no outcome yet; kept whole, so that it can be submitted to a master that has forgotten it."""
+
+    function_id: str
+    payload: bytes
+
+
+@dataclass(slots=True)
+class ClientCore:
+    """One session's tasks, as this side knows them."""
+
+    pending: dict[int, Pending] = field(default_factory=dict)  # by sequence number, rising
+    _numbers: Iterator[int] = field(default_factory=count)
+    _unsent: deque[int] = field(default_factory=deque)
+    _blobs: dict[str, Blob] = field(default_factory=dict)
+    _blobs_sent: set[str] = field(default_factory=set)
+    _awaited: int = -1  # the highest number in the batch that is not accepted yet; -1: none is under way
+    _finished: list[int] = field(default_factory=list)  # outcomes that came and are not acknowledged
+
+    def add(self, blobs: list[Blob], payload: bytes) -> int:
+        """A new task of the function that is the last of ``blobs``; its sequence number."""
+        for blob in blobs:
+            self._blobs.setdefault(blob.blob_id, blob)
+        sequence = next(self._numbers)
+        self.pending[sequence] = Pending(blobs[-1].blob_id, payload)
+        self._unsent.append(sequence)
+        return sequence
+
+    @property
+    def unsent(self) -> int:
+        return len(self._unsent)
+
+    def next_batch(self) -> list[Message]:
+        """What to send now; empty while the last batch is not accepted and nothing else is to be said."""
+        batch: list[Message] = []
+        if self._finished:
+            batch.append(("acknowledge", self._finished))
+            self._finished = []
+        if self._awaited < 0 and self._unsent:
+            batch += self._submits()
+        return batch
+
+    def accepted(self, below: int) -> None:
+        """The master has every task below this number."""
+        if below > self._awaited:
+            self._awaited = -1
+
+    def finished(self, sequence: int) -> bool:
+        """An outcome came; False if it had come before."""
+        self._finished.append(sequence)
+        return self.pending.pop(sequence, None) is not None
+
+    def reconnected(self, known: bool, accepted: int) -> None:
+        """A new connection: ``accepted`` as the master says; unless it is ``known`` there, the session starts anew."""
+        self._awaited = -1
+        if not known:
+            self._blobs_sent.clear()
+            accepted = 0
+        self._unsent = deque(sequence for sequence in self.pending if sequence >= accepted)
+
+    def _submits(self) -> list[Message]:
+        """Unsent tasks up to the size of a batch, in runs of one function and of consecutive numbers."""
+        messages: list[Message] = []
+        size = tasks = 0
+        first, function_id, payloads = -1, "", list[bytes]()
+        while self._unsent and size < _MAX_BATCH_BYTES and tasks < _MAX_BATCH_TASKS:
+            sequence = self._unsent[0]
+            task = self.pending[sequence]
+            if tasks and size + len(task.payload) > _MAX_BATCH_BYTES:
+                break
+            self._unsent.popleft()
+            if task.function_id != function_id or sequence != first + len(payloads):
+                messages += self._blobs_of(task.function_id)
+                first, function_id, payloads = sequence, task.function_id, []
+                messages.append(("submit", first, function_id, payloads))
+            payloads.append(task.payload)
+            size += len(task.payload)
+            tasks += 1
+            self._awaited = sequence
+        return messages
+
+    def _blobs_of(self, function_id: str) -> list[Message]:
+        messages: list[Message] = []
+        for blob_id in (*self._blobs[function_id].needs, function_id):
+            if blob_id not in self._blobs_sent:
+                self._blobs_sent.add(blob_id)
+                blob = self._blobs[blob_id]
+                messages.append(("blob", blob.blob_id, blob.content, blob.needs))
+        return messages

@@ -1,0 +1,271 @@
+"""One session with the master: submits tasks, receives outcomes, reconnects.
+
+Threads: any number may submit; one thread of the session's own receives, and sends what gathered meanwhile. One lock
+guards the state; nothing is sent and no callback is called under it.
+"""
+
+import contextlib
+import logging
+import os
+import random
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing import AuthenticationError
+
+from multihost.client.code import CodeBook
+from multihost.client.core import ClientCore
+from multihost.errors import ClientClosed, MasterUnreachable, MultihostError, ProtocolError, TaskTooLarge
+from multihost.payload import dumps, load_error, loads
+from multihost.settings import Address
+from multihost.wire.connection import Connection, backoff, dial
+
+logger = logging.getLogger(__name__)
+
+_ATTEMPT_SECONDS = 5.0
+_PING_SECONDS = 5.0
+# A master that is silent for so long, although it was pinged, is taken for lost.
+_SILENCE_SECONDS = 20.0
+# How many tasks may wait on this side for the master to accept them, before submit blocks.
+_MAX_UNSENT = 20_000
+_CLOSE_SECONDS = 2.0
+
+# Called once with (True, result) or (False, exception); in the receiving thread, or in the submitting one.
+Callback = Callable[[bool, object], None]
+
+
+class Session:
+    """Connects at construction, and tries for ``connect_timeout`` seconds.
+
+    Raises: AuthenticationError: wrong key, at once; MasterUnreachable; ProtocolError: the master refused.
+    """
+
+    def __init__(self, address: Address, authkey: bytes, connect_timeout: float, limit: int | None = None) -> None:
+        self.address = address
+        self._authkey = authkey
+        self._connect_timeout = connect_timeout
+        name = f"{os.path.basename(sys.argv[0]) or 'python'} (process {os.getpid()})"
+        self._info: dict[str, object] = {"session": secrets.token_hex(16), "limit": limit, "name": name}
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._core = ClientCore()
+        self._callbacks: dict[int, Callback] = {}
+        self._sending = False  # whether some thread is sending right now; it also sends what comes meanwhile
+        self._error: BaseException | None = None  # why the session ended
+        self._connection: Connection | None = None
+        self._workers = 0
+        connection, answer = self._connect()
+        self._max_payload = int(str(answer["max_payload"]))
+        self._code = CodeBook(self._max_payload)
+        self._code_lock = threading.Lock()
+        self._attach(connection, answer)
+        self._receiver = threading.Thread(target=self._receive_forever, name="multihost-session", daemon=True)
+        self._receiver.start()
+
+    # --- what a pool calls -------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        function: Callable[..., object],
+        args: tuple[object, ...],
+        kwds: dict[str, object],
+        callback: Callback,
+    ) -> None:
+        """Queue a call; ``callback`` gets its outcome. What cannot be sent fails through the callback, too.
+
+        Blocks while this side holds too many tasks that the master has not accepted.
+        Raises: the error that ended the session.
+        """
+        try:
+            with self._code_lock:
+                blobs = self._code.blobs_for(function)
+            payload = dumps((args, kwds), self._code.main_travels)
+            if len(payload) > self._max_payload:
+                raise TaskTooLarge("the arguments of a task", len(payload), self._max_payload)
+        except Exception as error:
+            name = getattr(function, "__qualname__", repr(function))
+            error.add_note(f"multihost could not send a call of {name} to the master; it did not run")
+            callback(False, error)
+            return
+        with self._changed:
+            while self._error is None and self._core.unsent >= _MAX_UNSENT:
+                self._changed.wait()
+            if self._error is not None:
+                raise self._error
+            self._callbacks[self._core.add(blobs, payload)] = callback
+            alone = self._workers == 0 and len(self._callbacks) == 1
+        if alone:
+            self._warn_of_no_worker()
+        self._send_waiting()
+
+    def close(self) -> None:
+        """End the session: what has no outcome yet is cancelled at the master and fails here with ``ClientClosed``."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+        self._end(ClientClosed())
+        if connection is not None:
+            with contextlib.suppress(OSError):  # the master ends the session by itself when its time to live is over
+                connection.send([("close",)])
+            connection.interrupt()
+        if threading.current_thread() is not self._receiver:
+            self._receiver.join(_CLOSE_SECONDS)
+        if connection is not None:
+            connection.close()
+
+    # --- sending -----------------------------------------------------------------------------------------------
+
+    def _send_waiting(self) -> None:
+        """Send batches while there are any; if another thread is at it, it will find ours too."""
+        while True:
+            with self._lock:
+                if self._sending or self._connection is None or not (batch := self._core.next_batch()):
+                    return
+                self._sending, connection = True, self._connection
+            try:
+                connection.send(batch)
+            except OSError:
+                connection.interrupt()  # the receiving thread notices, reconnects, and sends again
+                return
+            finally:
+                with self._changed:
+                    self._sending = False
+                    self._changed.notify_all()
+
+    # --- receiving ---------------------------------------------------------------------------------------------
+
+    def _receive_forever(self) -> None:
+        while self._error is None:
+            try:
+                self._receive(self._connection)
+            except (ConnectionError, OSError, ValueError) as error:
+                if self._error is None:
+                    self._reconnect(error)
+
+    def _receive(self, connection: Connection | None) -> None:
+        """Handle what comes on one connection, until it breaks."""
+        if connection is None:
+            return  # closed from this side
+        heard = time.monotonic()
+        while self._error is None:
+            batches = connection.receive(_PING_SECONDS)
+            now = time.monotonic()
+            if batches:
+                heard = now
+            elif now - heard > _SILENCE_SECONDS:
+                raise ConnectionError(f"the master was silent for {now - heard:.0f} s")
+            else:
+                connection.send([("ping",)])
+            for batch in batches:
+                self._handle(batch)
+            self._send_waiting()
+
+    def _handle(self, batch: object) -> None:
+        if not isinstance(batch, list):
+            raise ProtocolError("the master sent something that is no batch of messages")
+        for message in batch:
+            match message:
+                case ("accepted", below):
+                    with self._changed:
+                        self._core.accepted(below)
+                        self._changed.notify_all()
+                case ("outcomes", outcomes):
+                    self._take(outcomes)
+                case ("workers", count):
+                    self._workers_changed(count)
+                case _:
+                    pass  # a pong
+
+    def _take(self, outcomes: list[tuple[int, str, bytes]]) -> None:
+        with self._lock:
+            fresh = [
+                (self._callbacks.pop(sequence), kind, content)
+                for sequence, kind, content in outcomes
+                if self._core.finished(sequence)
+            ]
+        for callback, kind, content in fresh:
+            if kind == "result":
+                try:
+                    succeeded, value = True, loads(content)
+                except Exception as error:
+                    error.add_note("the task ran, but its result cannot be rebuilt in this program")
+                    succeeded, value = False, error
+            else:
+                succeeded, value = False, load_error(content)
+            callback(succeeded, value)
+
+    def _workers_changed(self, count: int) -> None:
+        with self._lock:
+            self._workers = count
+            waiting = len(self._callbacks)
+        if waiting and count:
+            logger.warning("a worker joined the master at %s; %d tasks go on", self.address, waiting)
+        elif waiting:
+            self._warn_of_no_worker()
+
+    def _warn_of_no_worker(self) -> None:
+        logger.warning("no worker is connected to the master at %s; the tasks wait until one comes", self.address)
+
+    # --- connections -------------------------------------------------------------------------------------------
+
+    def _connect(self) -> tuple[Connection, dict[str, object]]:
+        """Try until ``connect_timeout`` is over."""
+        deadline = time.monotonic() + self._connect_timeout
+        reason = ""
+        for delay in backoff(random.Random()):
+            left = min(_ATTEMPT_SECONDS, max(0.1, deadline - time.monotonic()))
+            try:
+                connection = dial(self.address, self._authkey, left)
+                try:
+                    return connection, connection.hello("client", self._info, time.monotonic() + left)
+                except BaseException:
+                    connection.close()
+                    raise
+            except (AuthenticationError, ProtocolError):
+                raise
+            except OSError as error:
+                if not reason:
+                    text = "the master at %s is not there yet (%s); trying for %g s"
+                    logger.warning(text, self.address, error, self._connect_timeout)
+                reason = str(error)
+            if self._error is not None or time.monotonic() + delay > deadline:
+                break
+            time.sleep(delay)
+        raise MasterUnreachable(str(self.address), self._connect_timeout, reason)
+
+    def _attach(self, connection: Connection, answer: dict[str, object]) -> None:
+        with self._changed:
+            while self._sending:  # a thread that still sends on the old connection gives up soon
+                self._changed.wait()
+            self._core.reconnected(bool(answer["known"]), int(str(answer["accepted"])))
+            self._connection = connection
+            self._workers = int(str(answer["workers"]))
+        self._send_waiting()
+
+    def _reconnect(self, error: BaseException) -> None:
+        with self._lock:
+            connection, self._connection = self._connection, None
+            waiting = len(self._callbacks)
+        if connection is not None:
+            connection.close()
+        logger.warning("lost the master at %s (%s); reconnecting, %d tasks wait", self.address, error, waiting)
+        try:
+            new, answer = self._connect()
+        except (AuthenticationError, MultihostError) as final:
+            self._end(final)
+            return
+        if self._error is not None:
+            new.close()
+        else:
+            self._attach(new, answer)
+
+    def _end(self, error: BaseException) -> None:
+        """Fail what is left, once."""
+        with self._changed:
+            if self._error is None:
+                self._error = error
+            callbacks, self._callbacks = list(self._callbacks.values()), {}
+            self._changed.notify_all()
+        for callback in callbacks:
+            callback(False, error)

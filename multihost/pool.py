@@ -1,0 +1,396 @@
+"""``Pool``: ``multiprocessing.Pool`` whose processes are the slots of a cluster's workers."""
+
+import collections
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from multiprocessing import TimeoutError
+from multiprocessing.process import current_process
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from multihost.client.session import Session
+from multihost.errors import SettingsError
+from multihost.settings import parse_address, read_authkey, read_settings
+
+T = TypeVar("T")
+
+# How far imap reads ahead of its consumer.
+_IMAP_AHEAD = 1000
+
+_GUARD = """
+        A pool was made while a worker imported the main script of the program that uses it.
+        Protect the program's entry point, so that it can be imported without running:
+
+            if __name__ == "__main__":
+                with multihost.Pool() as pool:
+                    ...
+"""
+
+
+class AsyncResult(Generic[T]):
+    """The outcome of a call that was submitted, as ``multiprocessing.pool.AsyncResult``."""
+
+    def __init__(
+        self,
+        callback: Callable[[T], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> None:
+        self._event = threading.Event()
+        self._success = False
+        self._value: Any = None
+        self._callback, self._error_callback = callback, error_callback
+
+    def ready(self) -> bool:
+        """Whether the call has ended."""
+        return self._event.is_set()
+
+    def successful(self) -> bool:
+        """Whether it ended without an exception.
+
+        Raises: ValueError: it has not ended yet.
+        """
+        if not self.ready():
+            raise ValueError(f"{self!r} not ready")
+        return self._success
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the call has ended, or ``timeout`` seconds are over."""
+        self._event.wait(timeout)
+
+    def get(self, timeout: float | None = None) -> T:
+        """The result; waits for it.
+
+        Raises: multiprocessing.TimeoutError after ``timeout`` seconds; the call's own exception, with the traceback
+            from the worker as its ``__cause__``.
+        """
+        self._event.wait(timeout)
+        if not self.ready():
+            raise TimeoutError
+        if self._success:
+            return self._value  # type: ignore[no-any-return]
+        raise self._value
+
+    def _set(self, success: bool, value: object) -> None:
+        self._success, self._value = success, value
+        callback = self._callback if success else self._error_callback
+        try:
+            if callback is not None:
+                callback(value)  # type: ignore[arg-type]
+        finally:
+            self._event.set()
+
+
+class MapResult(AsyncResult[list[T]]):
+    """The outcome of ``map_async``: all results, or the first exception, once every call has ended."""
+
+    def __init__(
+        self,
+        length: int,
+        callback: Callable[[list[T]], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> None:
+        super().__init__(callback, error_callback)
+        self._results: list[Any] = [None] * length
+        self._missing = length
+        self._failure: object = None
+        self._lock = threading.Lock()
+        if not length:
+            self._set(True, [])
+
+    def _item(self, index: int, success: bool, value: object) -> None:
+        with self._lock:
+            if success:
+                self._results[index] = value
+            elif self._failure is None:
+                self._failure = value
+            self._missing -= 1
+            last = not self._missing
+        if last:
+            self._set(*((True, self._results) if self._failure is None else (False, self._failure)))
+
+
+class IMapIterator(Iterator[T]):
+    """The results of ``imap`` as they come, in the order of the input or in that of their arrival."""
+
+    def __init__(self, ordered: bool) -> None:
+        self._ordered = ordered
+        self._condition = threading.Condition()
+        self._arrived: collections.deque[tuple[bool, Any]] = collections.deque()
+        self._early: dict[int, tuple[bool, Any]] = {}  # results that wait for one before them
+        self._next = 0  # the index to arrive next, if ordered
+        self._taken = 0
+        self._length: int | None = None  # of the input, once it has ended
+        self._stopped = False
+
+    def __iter__(self) -> "IMapIterator[T]":
+        return self
+
+    def next(self, timeout: float | None = None) -> T:
+        """The next result; waits for it.
+
+        Raises: StopIteration after the last; multiprocessing.TimeoutError after ``timeout`` seconds; a call's own
+            exception, after which the next results can still be had.
+        """
+        with self._condition:
+            self._condition.wait_for(lambda: self._arrived or self._taken == self._length, timeout)
+            if not self._arrived:
+                if self._taken == self._length:
+                    raise StopIteration
+                raise TimeoutError
+            success, value = self._arrived.popleft()
+            self._taken += 1
+            self._condition.notify_all()
+        if success:
+            return value  # type: ignore[no-any-return]
+        raise value
+
+    __next__ = next
+
+    def _item(self, index: int, success: bool, value: object) -> None:
+        with self._condition:
+            if self._ordered:
+                self._early[index] = success, value
+                while self._next in self._early:
+                    self._arrived.append(self._early.pop(self._next))
+                    self._next += 1
+            else:
+                self._arrived.append((success, value))
+            self._condition.notify_all()
+
+    def _ended(self, length: int) -> None:
+        with self._condition:
+            self._length = length
+            self._condition.notify_all()
+
+    def _stop(self) -> None:
+        with self._condition:
+            self._stopped = True
+            self._condition.notify_all()
+
+    def _wait_for_room(self, submitted: int) -> bool:
+        """Wait until the consumer has come near enough; False if there is none any more."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._stopped or submitted - self._taken < _IMAP_AHEAD)
+            return not self._stopped
+
+
+class Pool:
+    """The processes of a cluster, used as ``multiprocessing.Pool``.
+
+    Args:
+        processes: at most so many of this pool's tasks run at once; None: as many as the cluster has slots.
+        address: where the master is, ``"host:port"``; None: ``MULTIHOST_ADDRESS``.
+        authkey: the master's key; None: ``MULTIHOST_AUTHKEY``, ``MULTIHOST_AUTHKEY_FILE``, or the file that a master
+            in the same container volume has made.
+    Raises:
+        SettingsError: an argument or a variable is wrong or missing.
+        MasterUnreachable: no master answered within ``MULTIHOST_CONNECT_TIMEOUT`` seconds.
+        multiprocessing.AuthenticationError: the master refused the key.
+
+    Functions of the main script and of the program's own modules travel as source, lambdas and closures by value.
+    Every task runs at least once; without a failure, exactly once.
+    """
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        address: str | tuple[str, int] | None = None,
+        authkey: bytes | str | None = None,
+    ) -> None:
+        if getattr(current_process(), "_inheriting", False):
+            raise RuntimeError(_GUARD)
+        if processes is not None and processes < 1:
+            raise ValueError("Number of processes must be at least 1")
+        settings = read_settings(os.environ)
+        where = _given_address(address) or settings.address
+        if where is None:
+            raise SettingsError(
+                'no cluster was named: use Pool(address="host:port") or set MULTIHOST_ADDRESS to where the master is'
+            )
+        key = authkey.encode() if isinstance(authkey, str) else authkey
+        key = read_authkey(os.environ) if key is None else key
+        self._session = Session(where, key, settings.connect_timeout, processes)
+        self._open = True
+        self._unfinished = 0
+        self._idle = threading.Condition()
+        self._feeding: weakref.WeakSet[IMapIterator[Any]] = weakref.WeakSet()  # those whose input is still being read
+
+    # --- calls -------------------------------------------------------------------------------------------------
+
+    def apply(self, func: Callable[..., T], args: Iterable[object] = (), kwds: Mapping[str, object] | None = None) -> T:
+        """``func(*args, **kwds)`` on some worker; waits for the result."""
+        return self.apply_async(func, args, kwds).get()
+
+    def apply_async(
+        self,
+        func: Callable[..., T],
+        args: Iterable[object] = (),
+        kwds: Mapping[str, object] | None = None,
+        callback: Callable[[T], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> AsyncResult[T]:
+        """As ``apply``, but returns at once. The callbacks run in a thread of the pool and must not block."""
+        self._check_open()
+        result: AsyncResult[T] = AsyncResult(callback, error_callback)
+        self._submit(func, tuple(args), dict(kwds or {}), result._set)
+        return result
+
+    def map(self, func: Callable[..., T], iterable: Iterable[object], chunksize: int | None = None) -> list[T]:
+        """``[func(item) for item in iterable]``, spread over the workers.
+
+        ``chunksize`` is taken for compatibility: each item is a task of its own, and batches form by themselves.
+        """
+        return self.map_async(func, iterable, chunksize).get()
+
+    def map_async(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[object],
+        chunksize: int | None = None,
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult[T]:
+        """As ``map``, but returns at once."""
+        return self._map(func, ((item,) for item in iterable), chunksize, callback, error_callback)
+
+    def starmap(
+        self, func: Callable[..., T], iterable: Iterable[Iterable[object]], chunksize: int | None = None
+    ) -> list[T]:
+        """As ``map``, with items that are the arguments of a call: ``func(*item)``."""
+        return self.starmap_async(func, iterable, chunksize).get()
+
+    def starmap_async(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[object]],
+        chunksize: int | None = None,
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult[T]:
+        """As ``starmap``, but returns at once."""
+        return self._map(func, map(tuple, iterable), chunksize, callback, error_callback)
+
+    def imap(self, func: Callable[..., T], iterable: Iterable[object], chunksize: int = 1) -> IMapIterator[T]:
+        """The results one by one, in order. ``iterable`` may be endless: it is read 1,000 items ahead."""
+        return self._imap(func, iterable, chunksize, ordered=True)
+
+    def imap_unordered(self, func: Callable[..., T], iterable: Iterable[object], chunksize: int = 1) -> IMapIterator[T]:
+        """As ``imap``, with the results as they come."""
+        return self._imap(func, iterable, chunksize, ordered=False)
+
+    # --- the end -----------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Accept no more calls; those accepted go on."""
+        self._open = False
+
+    def terminate(self) -> None:
+        """Cancel what is left. Calls that have no result yet fail with ``ClientClosed``."""
+        self._open = False
+        for results in list(self._feeding):
+            results._stop()
+        self._session.close()
+
+    def join(self) -> None:
+        """Wait until every call has ended; ``close`` or ``terminate`` comes first."""
+        if self._open:
+            raise ValueError("Pool is still running")
+        with self._idle:
+            self._idle.wait_for(lambda: not self._unfinished)
+        self._session.close()
+
+    def __enter__(self) -> "Pool":
+        self._check_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.terminate()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+    # --- inside ------------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise ValueError("Pool not running")
+
+    def _submit(
+        self,
+        func: Callable[..., object],
+        args: tuple[object, ...],
+        kwds: dict[str, object],
+        done: Callable[[bool, object], None],
+    ) -> None:
+        with self._idle:
+            self._unfinished += 1
+
+        def ended(success: bool, value: object) -> None:
+            try:
+                done(success, value)
+            finally:
+                with self._idle:
+                    self._unfinished -= 1
+                    if not self._unfinished:
+                        self._idle.notify_all()
+
+        self._session.submit(func, args, kwds, ended)
+
+    def _map(
+        self,
+        func: Callable[..., T],
+        calls: Iterable[tuple[object, ...]],
+        chunksize: int | None,
+        callback: Callable[[list[T]], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> MapResult[T]:
+        self._check_open()
+        if chunksize is not None:
+            _check_chunksize(chunksize)
+        arguments: Sequence[tuple[object, ...]] = list(calls)
+        result: MapResult[T] = MapResult(len(arguments), callback, error_callback)
+        for index, args in enumerate(arguments):
+            self._submit(func, args, {}, partial(result._item, index))
+        return result
+
+    def _imap(
+        self, func: Callable[..., T], iterable: Iterable[object], chunksize: int, ordered: bool
+    ) -> IMapIterator[T]:
+        self._check_open()
+        _check_chunksize(chunksize)
+        results: IMapIterator[T] = IMapIterator(ordered)
+
+        def feed() -> None:
+            count = 0
+            try:
+                for item in iterable:
+                    if not results._wait_for_room(count):
+                        return
+                    count += 1
+                    self._submit(func, (item,), {}, partial(results._item, count - 1))
+            except BaseException as error:
+                results._item(count, False, error)  # the iterable's own exception, in its place
+                count += 1
+            finally:
+                results._ended(count)
+
+        self._feeding.add(results)
+        threading.Thread(target=feed, name="multihost-imap", daemon=True).start()
+        return results
+
+
+def _check_chunksize(chunksize: int) -> None:
+    if chunksize < 1:
+        raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
+
+
+def _given_address(address: str | tuple[str, int] | None) -> Any:
+    if address is None:
+        return None
+    text = address if isinstance(address, str) else "{}:{}".format(*address)
+    return parse_address(text)
