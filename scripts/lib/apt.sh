@@ -19,5 +19,7 @@ refresh_package_lists() {
 }
 
 install_packages() {
-    DEBIAN_FRONTEND=noninteractive quietly apt-get install --yes --no-install-recommends "$@"
+    # A machine that has just booted may be upgrading itself: wait for its lock, in seconds.
+    DEBIAN_FRONTEND=noninteractive quietly \
+        apt-get install --yes --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"
 }
