@@ -1,4 +1,4 @@
-"""A cluster for benchmarks: a master and a worker in processes of their own, on loopback, as a user would start them."""
+"""A cluster for benchmarks: a master and a worker in processes of their own, on loopback, started as users do."""
 
 import contextlib
 import os
