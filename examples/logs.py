@@ -79,9 +79,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("paths", metavar="PATH", nargs="+", help="a log file, or a directory to search")
     parser.add_argument("--top", metavar="N", type=positive, default=10, help="words and packages shown (10)")
-    parser.add_argument(
-        "--range-bytes", metavar="N", type=positive, default=1 << 20, help="bytes a task (1048576)"
-    )
+    parser.add_argument("--range-bytes", metavar="N", type=positive, default=1 << 20, help="bytes a task (1048576)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--local", action="store_true", help="digest in this process, without a cluster")
     return parser.parse_args(arguments)

@@ -147,9 +147,7 @@ def log(line: str) -> None:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="smtp_server.py", description="Keep each mail received exactly once."
-    )
+    parser = argparse.ArgumentParser(prog="smtp_server.py", description="Keep each mail received exactly once.")
     parser.add_argument("--directory", type=Path, default=Path("/mail"), help="where mails are kept (/mail)")
     parser.add_argument(
         "--listen", metavar="HOST:PORT", type=host_and_port, default="0.0.0.0:8025", help="(0.0.0.0:8025)"

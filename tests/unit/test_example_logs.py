@@ -109,9 +109,7 @@ def test_lines_too_long_to_search_are_cut_alike_and_counted_in_full(
 
 
 @given(content=LOGS, appended=LOGS, range_bytes=st.integers(1, 250))
-def test_bytes_appended_after_the_start_are_not_digested(
-    content: bytes, appended: bytes, range_bytes: int
-) -> None:
+def test_bytes_appended_after_the_start_are_not_digested(content: bytes, appended: bytes, range_bytes: int) -> None:
     digest = in_one_pass(content)
     assert in_ranges(content + appended, len(content), range_bytes) == digest
     assert in_one_pass(content + appended, len(content)) == digest
@@ -248,9 +246,7 @@ def test_directory_is_searched_for_text_and_the_rest_named_with_the_reason(
     }
 
 
-def test_compressed_log_has_the_digest_of_its_contents(
-    directory: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_compressed_log_has_the_digest_of_its_contents(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = run_json(capsys, directory / "dpkg.log", directory / "dpkg.log.1.gz")
     plain, compressed = report["files"]
     assert {**plain, "path": ""} == {**compressed, "path": ""}

@@ -102,9 +102,7 @@ def test_each_mail_is_sent_and_told_of(
     assert summary == "Sent 3 of 3 mails."
 
 
-def test_refused_recipient_is_an_error_of_that_mail_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_refused_recipient_is_an_error_of_that_mail_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipients = tmp_path / "recipients"
     recipients.write_text("# two of them\nb@example.org\n\n  c@nowhere.invalid\n")
     assert mail.main(["--smtp", "smtp:25", "--count", "2", "--recipients", str(recipients)]) == 1
@@ -122,9 +120,7 @@ def test_trouble_with_the_server_is_told_not_raised() -> None:
     assert unreachable.error == "no answer from nowhere:25: [Errno 111] Connection refused"
 
 
-def test_error_of_the_cluster_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_error_of_the_cluster_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def no_master() -> None:
         raise multihost.MultihostError("no answer from master:5000")
 
@@ -264,8 +260,6 @@ def test_list_prints_what_is_stored(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert listed[0]["Subject"] == "Mail 1 of 2"
 
 
-def test_list_of_a_directory_that_is_not_there_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_list_of_a_directory_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert smtp_server.main(["--directory", str(tmp_path / "no"), "--list"]) == 1
     assert capsys.readouterr().err.count("\n") == 1

@@ -77,9 +77,7 @@ def test_error_of_a_task_is_raised_instead_of_waiting_for_ever(monkeypatch: pyte
         squares.main()
 
 
-def test_error_of_the_cluster_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_error_of_the_cluster_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(multihost, "Pool", NoMaster)
     assert squares.main() == 1
     assert capsys.readouterr() == ("", "squares.py: no answer from master:5000\n")
