@@ -339,7 +339,12 @@ class Pool:
                     if not self._unfinished:
                         self._idle.notify_all()
 
-        self._session.submit(func, args, kwds, ended)
+        try:
+            self._session.submit(func, args, kwds, ended)
+        except BaseException:
+            with self._idle:
+                self._unfinished -= 1
+            raise
 
     def _map(
         self,

@@ -184,11 +184,12 @@ def _key_in(path: Path, what: str) -> bytes:
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """The cores this process may use: its CPU affinity, cut by the cgroup's quota (rounded up), at least 1."""
     cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, -(-int(quota) // int(period))))
+    # The quota of version 2, then of version 1: "max" or -1 where there is none.
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = " ".join((cgroup / file).read_text() for file in files).split()
+            return cores if quota in ("max", "-1") else max(1, min(cores, -(-int(quota) // int(period))))
+    return cores
 
 
 def _address(variable: str, text: str) -> Address | None:

@@ -4,6 +4,7 @@ Threads: any number may submit; one thread of the session's own receives, and se
 guards the state; nothing is sent and no callback is called under it.
 """
 
+import atexit
 import contextlib
 import logging
 import os
@@ -63,6 +64,7 @@ class Session:
         self._attach(connection, answer)
         self._receiver = threading.Thread(target=self._receive_forever, name="multihost-session", daemon=True)
         self._receiver.start()
+        atexit.register(self.close)  # a program that ends without closing its pool cancels what is left
 
     # --- what a pool calls -------------------------------------------------------------------------------------
 
@@ -102,12 +104,13 @@ class Session:
 
     def close(self) -> None:
         """End the session: what has no outcome yet is cancelled at the master and fails here with ``ClientClosed``."""
+        atexit.unregister(self.close)
         with self._lock:
             connection, self._connection = self._connection, None
         self._end(ClientClosed())
         if connection is not None:
             with contextlib.suppress(OSError):  # the master ends the session by itself when its time to live is over
-                connection.send([("close",)])
+                connection.send_batch([("close",)])
             connection.interrupt()
         if threading.current_thread() is not self._receiver:
             self._receiver.join(_CLOSE_SECONDS)
@@ -124,7 +127,7 @@ class Session:
                     return
                 self._sending, connection = True, self._connection
             try:
-                connection.send(batch)
+                connection.send_batch(batch)
             except OSError:
                 connection.interrupt()  # the receiving thread notices, reconnects, and sends again
                 return
@@ -139,9 +142,12 @@ class Session:
         while self._error is None:
             try:
                 self._receive(self._connection)
-            except (ConnectionError, OSError, ValueError) as error:
+            except (OSError, ValueError) as error:  # ValueError: the socket was closed under our hands
                 if self._error is None:
                     self._reconnect(error)
+            except Exception as error:  # a defect of ours: better an error in every call than a silent hang
+                logger.exception("the session with %s ended by an internal error", self.address)
+                self._end(error)
 
     def _receive(self, connection: Connection | None) -> None:
         """Handle what comes on one connection, until it breaks."""
@@ -156,7 +162,7 @@ class Session:
             elif now - heard > _SILENCE_SECONDS:
                 raise ConnectionError(f"the master was silent for {now - heard:.0f} s")
             else:
-                connection.send([("ping",)])
+                connection.send_batch([("ping",)])
             for batch in batches:
                 self._handle(batch)
             self._send_waiting()
@@ -185,15 +191,7 @@ class Session:
                 if self._core.finished(sequence)
             ]
         for callback, kind, content in fresh:
-            if kind == "result":
-                try:
-                    succeeded, value = True, loads(content)
-                except Exception as error:
-                    error.add_note("the task ran, but its result cannot be rebuilt in this program")
-                    succeeded, value = False, error
-            else:
-                succeeded, value = False, load_error(content)
-            callback(succeeded, value)
+            _deliver(callback, *_opened(kind, content))
 
     def _workers_changed(self, count: int) -> None:
         with self._lock:
@@ -268,4 +266,20 @@ class Session:
             callbacks, self._callbacks = list(self._callbacks.values()), {}
             self._changed.notify_all()
         for callback in callbacks:
-            callback(False, error)
+            _deliver(callback, False, error)
+
+
+def _opened(kind: str, content: bytes) -> tuple[bool, object]:
+    """An outcome as a callback gets it: (True, result) or (False, exception)."""
+    try:
+        return (True, loads(content)) if kind == "result" else (False, load_error(content))
+    except Exception as error:
+        error.add_note("the task ran, but its result cannot be rebuilt in this program")
+        return False, error
+
+
+def _deliver(callback: Callback, succeeded: bool, value: object) -> None:
+    try:
+        callback(succeeded, value)
+    except Exception:  # the user's own callback: it must not end the thread that serves all the others
+        logger.exception("a callback of a task raised")

@@ -137,7 +137,9 @@ class RunnerCore:
         self._queue: deque[Item] = deque()  # leased and not yet given to a child
         self._children: OrderedDict[int, Child] = OrderedDict()  # longest unused first
         self._next_child = 1
+        self._blobs: set[str] = set()  # ids of those that are kept
         self._seconds: dict[str, float] = {}  # function id -> running mean of its duration
+        self._recent = ""  # the function whose task ended last
         self._announced = 0  # what the master thinks we want
         self._progress = 0.0  # when a task last started or ended here
         self._connected = False
@@ -180,10 +182,15 @@ class RunnerCore:
         return [Send(("drain",))] if self._drain_until is not None else []
 
     def _disconnect(self, event: Disconnected, now: float) -> list[Effect]:
-        """Our leases ended with the connection: whatever still ran would run a second time elsewhere, so stop it."""
+        """Our leases ended with the connection: what still runs would run a second time elsewhere, so stop it.
+
+        The next master may be another one that knows none of our sessions, so nothing is kept for them either.
+        """
         self._connected = False
         self._queue.clear()
-        return [effect for child in [*self._children.values()] if child.running for effect in self._kill(child)]
+        self._seconds.clear()
+        blobs, self._blobs = sorted(self._blobs), set()
+        return [*(effect for child in [*self._children.values()] for effect in self._kill(child)), Drop(blobs)]
 
     def _receive(self, event: Received, now: float) -> list[Effect]:
         effects: list[Effect] = []
@@ -196,6 +203,7 @@ class RunnerCore:
                         self._progress = now
                     self._queue.extend(items)
                 case ("blob", str(blob_id), bytes(content)):
+                    self._blobs.add(blob_id)
                     effects.append(Keep(blob_id, content))
                 case ("forget", str(session), list(blob_ids)):
                     effects += self._forget(session, blob_ids)
@@ -209,6 +217,7 @@ class RunnerCore:
         self._queue = deque(item for item in self._queue if item.session != session)
         effects = [e for child in [*self._children.values()] if child.session == session for e in self._kill(child)]
         for blob_id in blob_ids:
+            self._blobs.discard(blob_id)
             self._seconds.pop(blob_id, None)
         return [*effects, Drop(blob_ids)]
 
@@ -221,9 +230,9 @@ class RunnerCore:
         outcomes = [outcome for outcome in event.outcomes if outcome[0] in child.running]
         each = event.seconds / max(1, len(event.outcomes))
         for token, _, _ in outcomes:
-            function_id = child.running.pop(token).function_id
-            mean = self._seconds.setdefault(function_id, each)
-            self._seconds[function_id] = mean + (each - mean) / 8
+            self._recent = child.running.pop(token).function_id
+            mean = self._seconds.setdefault(self._recent, each)
+            self._seconds[self._recent] = mean + (each - mean) / 8
         self._progress = now
         return [Send(("settle", outcomes))]
 
@@ -313,12 +322,12 @@ class RunnerCore:
         return [Send(("want", want))]
 
     def _target(self) -> int:
-        """How many tasks to hold: what the slots finish soon, by the slowest function that is in hand."""
-        held = {item.function_id for child in self._children.values() for item in child.running.values()}
-        recent = held or set(list(self._seconds)[-1:])
-        if not recent or not recent <= self._seconds.keys():
+        """How many tasks to hold: what the slots finish soon, by the slowest function that runs now or ran last."""
+        running = {next(iter(c.running.values())).function_id for c in self._children.values() if c.running}
+        measured = [self._seconds.get(function_id) for function_id in running or {self._recent}]
+        if None in measured:
             return self._slots
-        slowest = max(self._seconds[function_id] for function_id in recent)
+        slowest = max(seconds for seconds in measured if seconds is not None)
         return self._slots * max(1, min(MAX_HELD, int(HOLD_SECONDS / max(slowest, 1e-7))))
 
     def _give_back_queue(self) -> list[Effect]:

@@ -34,7 +34,7 @@ class Runner:
         self._outbox: list[Message] = []
         self._heartbeat_seconds = settings.lease_timeout / 3
         self._lease_timeout = settings.lease_timeout
-        self._heard = self._said = 0.0
+        self._heard = self._beat = 0.0  # when the master last spoke, and when we last sent a heartbeat
         self._exited = False
         self._stopping = threading.Event()
         # Signals arrive as bytes on a socket: the loop wakes up and handles them as one event among others.
@@ -78,7 +78,7 @@ class Runner:
         self._heartbeat_seconds = self._lease_timeout / 3
         self._connection = connection
         self._selector.register(connection, selectors.EVENT_READ, (self._master_ready, None))
-        self._heard = self._said = time.monotonic()
+        self._heard = self._beat = time.monotonic()
         logger.info("joined the master at %s as %s with %d slots", self._address, settings.name, settings.slots)
         self._handle(core.Connected())
 
@@ -103,7 +103,7 @@ class Runner:
     def _turn(self) -> None:
         self._flush()
         now = time.monotonic()
-        patience = max(0.0, self._said + self._heartbeat_seconds - now)
+        patience = max(0.0, self._beat + self._heartbeat_seconds - now)
         if self._core.impatient:
             patience = min(patience, core.STUCK_SECONDS / 2)
         for key, events in self._selector.select(patience):
@@ -113,8 +113,10 @@ class Runner:
         now = time.monotonic()
         if now - self._heard > self._lease_timeout:
             raise ConnectionError(f"it has been silent for {now - self._heard:.1f} s")
-        if now - self._said >= self._heartbeat_seconds:
+        if now - self._beat >= self._heartbeat_seconds:
+            # Even when there was much to say: the master answers a heartbeat, so we hear that it lives.
             self._outbox.append(("heartbeat",))
+            self._beat = now
         if self._core.impatient:
             self._handle(core.Tick())
 
@@ -122,8 +124,7 @@ class Runner:
         """Send what has gathered in this turn as one frame."""
         if self._outbox and self._connection is not None:
             batch, self._outbox = self._outbox, []
-            self._connection.send(batch)
-            self._said = time.monotonic()
+            self._connection.send_batch(batch)
 
     # --- what the selector reports -----------------------------------------------------------------------------
 

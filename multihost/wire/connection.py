@@ -44,6 +44,11 @@ class Connection:
         """
         self.send_frame(messages.encode(value))
 
+    def send_batch(self, batch: list[messages.Message]) -> None:
+        """Send messages on a link, in as many frames as the master's cap on a frame asks for."""
+        for part in messages.split(batch):
+            self.send(part)
+
     def send_frame(self, parts: list[Buffer]) -> None:
         with self._sending:
             for part in frame(parts):

@@ -6,7 +6,7 @@ list, tuple, dict, set) and nothing else.
 
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from multihost.errors import ProtocolError
@@ -97,6 +97,31 @@ def decode(content: Buffer) -> object:
         raise
     except Exception as error:  # a pickle made by a stranger can fail in any way
         raise ProtocolError(f"a frame could not be decoded: {type(error).__name__}") from error
+
+
+def split(batch: list[Message], weight_bytes: int = 4 * 1024 * 1024) -> Iterator[list[Message]]:
+    """``batch`` in parts, so that a frame holds either messages of ``weight_bytes`` in all or a single heavier one.
+
+    A single one carries one large payload at most, and that is what the cap on a frame is made for.
+    """
+    part: list[Message] = []
+    weight = 0
+    for message in batch:
+        heavy = _weight(message)
+        if part and weight + heavy > weight_bytes:
+            yield part
+            part, weight = [], 0
+        part.append(message)
+        weight += heavy
+    if part:
+        yield part
+
+
+def _weight(value: object) -> int:
+    """The bytes objects in a message, in bytes."""
+    if isinstance(value, bytes):
+        return len(value)
+    return sum(map(_weight, value)) if isinstance(value, list | tuple) else 0
 
 
 def check_batch(role: str, batch: object) -> list[Message]:
