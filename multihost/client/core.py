@@ -14,6 +14,8 @@ from multihost.wire.messages import Message
 
 _MAX_BATCH_BYTES = 4 * 1024 * 1024
 _MAX_BATCH_TASKS = 4096
+# Acknowledgements ride on the next submit; so much may gather first, and stays in the master's memory meanwhile.
+_MAX_UNACKNOWLEDGED, _MAX_UNACKNOWLEDGED_BYTES = 256, 64 * 1024
 
 
 @dataclass(slots=True)
@@ -35,6 +37,7 @@ class ClientCore:
     _blobs_sent: set[str] = field(default_factory=set)
     _awaited: int = -1  # the highest number in the batch that is not accepted yet; -1: none is under way
     _finished: list[int] = field(default_factory=list)  # outcomes that came and are not acknowledged
+    _finished_bytes: int = 0
 
     def add(self, blobs: list[Blob], payload: bytes) -> int:
         """A new task of the function that is the last of ``blobs``; its sequence number."""
@@ -51,22 +54,24 @@ class ClientCore:
 
     def next_batch(self) -> list[Message]:
         """What to send now; empty while the last batch is not accepted and nothing else is to be said."""
-        batch: list[Message] = []
-        if self._finished:
-            batch.append(("acknowledge", self._finished))
-            self._finished = []
-        if self._awaited < 0 and self._unsent:
-            batch += self._submits()
-        return batch
+        batch = self._submits() if self._awaited < 0 and self._unsent else []
+        many = len(self._finished) >= _MAX_UNACKNOWLEDGED or self._finished_bytes >= _MAX_UNACKNOWLEDGED_BYTES
+        return [*self.acknowledgement(), *batch] if batch or many else []
+
+    def acknowledgement(self) -> list[Message]:
+        """Acknowledge whatever has gathered."""
+        finished, self._finished, self._finished_bytes = self._finished, [], 0
+        return [("acknowledge", finished)] if finished else []
 
     def accepted(self, below: int) -> None:
         """The master has every task below this number."""
         if below > self._awaited:
             self._awaited = -1
 
-    def finished(self, sequence: int) -> bool:
-        """An outcome came; False if it had come before."""
+    def finished(self, sequence: int, size_bytes: int) -> bool:
+        """An outcome of that size came; False if it had come before."""
         self._finished.append(sequence)
+        self._finished_bytes += size_bytes
         return self.pending.pop(sequence, None) is not None
 
     def reconnected(self, known: bool, accepted: int) -> None:

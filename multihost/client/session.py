@@ -162,7 +162,9 @@ class Session:
             elif now - heard > _SILENCE_SECONDS:
                 raise ConnectionError(f"the master was silent for {now - heard:.0f} s")
             else:
-                connection.send_batch([("ping",)])
+                with self._lock:
+                    acknowledgement = self._core.acknowledgement()
+                connection.send_batch([*acknowledgement, ("ping",)])
             for batch in batches:
                 self._handle(batch)
             self._send_waiting()
@@ -188,7 +190,7 @@ class Session:
             fresh = [
                 (self._callbacks.pop(sequence), kind, content)
                 for sequence, kind, content in outcomes
-                if self._core.finished(sequence)
+                if self._core.finished(sequence, len(content))
             ]
         for callback, kind, content in fresh:
             _deliver(callback, *_opened(kind, content))
