@@ -7,6 +7,7 @@ README's table lists.
 
 import logging
 import os
+import resource
 import signal
 import sys
 
@@ -40,6 +41,7 @@ def main() -> int:
     for warning in unknown_variables(os.environ):
         logger.warning(warning)
 
+    _allow_many_connections()
     # Without an address, nothing beyond this machine can reach us.
     address = settings.address or Address("127.0.0.1", DEFAULT_PORT)
     manager = QueueManager(address.pair, authkey, settings)
@@ -54,6 +56,12 @@ def main() -> int:
     server.serve_forever()
     logger.info("stopped")
     return ExitCode.OK
+
+
+def _allow_many_connections() -> None:
+    """Each connection is an open file, and the usual soft limit of 1,024 is one of convenience."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 if __name__ == "__main__":

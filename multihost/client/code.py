@@ -7,6 +7,7 @@ packages they belong to. Data files do not travel.
 
 import io
 import json
+import os
 import site
 import sys
 import sysconfig
@@ -16,6 +17,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
 from multihost import payload
@@ -103,7 +105,7 @@ def own_sources() -> dict[str, Path]:
             files[f"{stem}/__init__.py" if path.name == "__init__.py" else f"{stem}.py"] = path
     main = find_main()
     if main is not None:
-        beside = list(_importable_beneath(main.root))
+        beside = list(islice(_importable_beneath(main.root, set()), _MAX_FILES + 1))
         if len(beside) <= _MAX_FILES:
             files |= {str(path.relative_to(main.root)): path for path in beside}
         files[main.file] = main.root / main.file
@@ -146,13 +148,26 @@ def _source_of(module: types.ModuleType) -> Path | None:
     return path if path.is_file() and not _is_installed(str(path)) else None
 
 
-def _importable_beneath(root: Path) -> Iterator[Path]:
-    """The modules in a directory and in the packages below it, as the import system would find them."""
-    for path in root.iterdir():
-        if path.suffix == ".py" and path.is_file():
+def _importable_beneath(root: Path, seen: set[Path]) -> Iterator[Path]:
+    """The modules in a directory and in the packages below it, as the import system would find them.
+
+    What may not be read is passed over: a script may lie in /tmp, among the directories of others. ``seen`` are the
+    directories on the way, for a link may lead back to one.
+    """
+    if root.resolve() in seen:
+        return
+    for path in _entries(root):
+        if path.suffix == ".py" and path.is_file() and os.access(path, os.R_OK):
             yield path
-        elif (path / "__init__.py").is_file() and path.name != _OURSELVES:
-            yield from _importable_beneath(path)
+        elif path.name != _OURSELVES and os.access(path / "__init__.py", os.R_OK):
+            yield from _importable_beneath(path, seen | {root.resolve()})
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except OSError:
+        return []
 
 
 def _is_installed(path: str) -> bool:

@@ -32,6 +32,7 @@ class Runner:
         self._slots = Slots(self._selector, settings.name)
         self._connection: Connection | None = None
         self._outbox: list[Message] = []
+        self._reports: list[Report] = []  # of children that could not be started
         self._heartbeat_seconds = settings.lease_timeout / 3
         self._lease_timeout = settings.lease_timeout
         self._heard = self._beat = 0.0  # when the master last spoke, and when we last sent a heartbeat
@@ -106,10 +107,12 @@ class Runner:
         patience = max(0.0, self._beat + self._heartbeat_seconds - now)
         if self._core.impatient:
             patience = min(patience, core.STUCK_SECONDS / 2)
-        for key, events in self._selector.select(patience):
+        reports, self._reports = self._reports, []
+        for key, events in self._selector.select(0.0 if reports else patience):
             method, subject = key.data
-            for report in method(subject, events) or ():
-                self._report(report)
+            reports += method(subject, events) or ()
+        for report in reports:
+            self._report(report)
         now = time.monotonic()
         if now - self._heard > self._lease_timeout:
             raise ConnectionError(f"it has been silent for {now - self._heard:.1f} s")
@@ -159,13 +162,20 @@ class Runner:
                 case core.Drop(blob_ids):
                     self._slots.drop(blob_ids)
                 case core.Start(child, needs):
-                    self._slots.start(child, needs)
+                    self._start(child, needs)
                 case core.Kill(child):
                     self._slots.kill(child)
                 case core.Note(level, text):
                     logger.log(logging.getLevelNamesMapping()[level.upper()], text)
                 case core.Exit():
                     self._exited = True
+
+    def _start(self, child: int, needs: tuple[str, ...]) -> None:
+        try:
+            self._slots.start(child, needs)
+        except OSError as error:
+            # Told in the next turn: what is to be run in that child follows in this one.
+            self._reports.append(Report(child, [], 0.0, died=f"its process could not be started: {error}"))
 
 
 def install_signal_handlers(runner: Runner) -> None:

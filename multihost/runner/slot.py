@@ -9,10 +9,13 @@ import io
 import json
 import pickle
 import runpy
+import shutil
 import signal
 import sys
+import tempfile
 import time
 import types
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -35,8 +38,8 @@ class SlotConfig:
     """What a child is told at its start."""
 
     worker: str
-    max_payload: int
-    archives: tuple[str, ...]  # directories of the session's own modules, to stand first on sys.path
+    max_payload: int  # bytes
+    directory: str  # where the archives of the session's own modules are unpacked, for all children
 
 
 def main(pipe: Connection, config: SlotConfig) -> None:
@@ -64,6 +67,7 @@ class Slot:
         self._config = config
         self._definitions: dict[str, bytes] = {}
         self._functions: dict[str, Function] = {}
+        self._archives: dict[str, bytes] = {}
         self._prepared = False
         self._unprepared: Exception | None = None  # why the session's code cannot be imported
         self._outcomes: list[tuple[int, str, bytes]] = []
@@ -71,6 +75,8 @@ class Slot:
 
     def receive(self, message: tuple[object, ...]) -> None:
         match message:
+            case ("archive", str(archive_id), bytes(content)):
+                self._archives[archive_id] = content
             case ("function", str(function_id), bytes(definition)):
                 self._definitions[function_id] = definition
             case ("run", str(function_id), list(tasks)):
@@ -127,22 +133,34 @@ class Slot:
         if not self._prepared:
             self._prepared = True
             try:
-                prepare(self._config.archives)
+                prepare([unpack(id_, self._archives[id_], Path(self._config.directory)) for id_ in self._archives])
             except Exception as error:
                 self._unprepared = error
         if self._unprepared is not None:
             raise self._unprepared
 
 
-def prepare(archives: tuple[str, ...]) -> None:
+def unpack(archive_id: str, content: bytes, beneath: Path) -> Path:
+    """The directory with an archive's content; whichever child is first makes it, and makes it whole or not at all."""
+    directory = beneath / archive_id
+    if not directory.exists():
+        scratch = Path(tempfile.mkdtemp(dir=beneath))
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            archive.extractall(scratch)  # ZipFile strips from names what would lead out of the directory
+        try:
+            scratch.rename(directory)
+        except OSError:  # another child was faster
+            shutil.rmtree(scratch)
+    return directory
+
+
+def prepare(archives: list[Path]) -> None:
     """Put the session's own modules first on ``sys.path``, and run its main script as spawn does."""
-    for directory in reversed(archives):
-        if directory not in sys.path:
-            sys.path.insert(0, directory)
+    sys.path[:0] = map(str, archives)
     for directory in archives:
-        manifest = json.loads((Path(directory) / payload.MANIFEST).read_text())
+        manifest = json.loads((directory / payload.MANIFEST).read_text())
         if manifest["main"] is not None:
-            _import_main(Path(directory), manifest["main"], manifest["module"])
+            _import_main(directory, manifest["main"], manifest["module"])
 
 
 def _import_main(directory: Path, file: str, module: str | None) -> None:

@@ -1,6 +1,7 @@
 """The child processes: starting them from a fork server, talking to them without ever waiting for them, ending them."""
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import pickle
@@ -9,17 +10,18 @@ import shutil
 import signal
 import socket
 import tempfile
-import zipfile
 from collections import deque
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
 
+from multihost.errors import ProtocolError
 from multihost.runner import slot
 from multihost.wire import messages
 from multihost.wire.frames import Buffer, FrameReader, frame
+
+logger = logging.getLogger(__name__)
 
 _MAX_FRAME = 1 << 40  # a child's frames are bounded by the cap on one result, and by what it may gather
 _PRELOAD = ["multihost.runner.slot", "cloudpickle", "runpy", "traceback", "json", "zipimport"]
@@ -72,16 +74,25 @@ class Slots:
             shutil.rmtree(self._directory / blob_id, ignore_errors=True)
 
     def start(self, number: int, needs: tuple[str, ...]) -> None:
+        """Start a child, and give it the archives ``needs``.
+
+        Raises: OSError: the system has no process or file descriptor left.
+        """
         ours, theirs = socket.socketpair()
-        config = slot.SlotConfig(self._worker, self.max_payload, tuple(str(self._unpacked(need)) for need in needs))
-        pipe = Connection(theirs.detach())
-        process = self._context.Process(target=slot.main, args=(pipe, config), daemon=True)
-        process.start()
-        pipe.close()
+        config = slot.SlotConfig(self._worker, self.max_payload, str(self._directory))
+        with Connection(theirs.detach()) as pipe:
+            process = self._context.Process(target=slot.main, args=(pipe, config), daemon=True)
+            try:
+                process.start()
+            except BaseException:
+                ours.close()
+                raise
         ours.setblocking(False)
         child = self._processes[number] = _Process(number, process, ours)
         self._selector.register(ours, selectors.EVENT_READ, (self._ready, child))
         self._selector.register(process.sentinel, selectors.EVENT_READ, (self._died, child))
+        for need in needs:
+            self._write(child, ("archive", need, self._blobs[need]))
 
     def run(self, number: int, function_id: str, new: bool, tasks: list[tuple[int, bytes]]) -> None:
         child = self._processes.get(number)
@@ -131,9 +142,13 @@ class Slots:
                 if child.pipe.fileno() in self._selector.get_map():
                     self._selector.unregister(child.pipe)
                 return reports
-            for content in child.frames.received(size):
-                handed_over: Any = messages.decode(content)
-                reports.append(Report(child.number, *handed_over))
+            try:
+                for content in child.frames.received(size):
+                    reports.append(Report(child.number, *messages.decode_outcomes(content)))
+            except ProtocolError as error:
+                logger.warning("a child process is killed: %s", error)
+                self._kill(child)  # the sentinel will tell
+                return reports
 
     # --- inside ------------------------------------------------------------------------------------------------
 
@@ -167,17 +182,6 @@ class Slots:
         if child.process.pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child.process.pid, signal.SIGKILL)
-
-    def _unpacked(self, archive_id: str) -> Path:
-        """The directory with the content of a code archive, unpacked at its first use."""
-        directory = self._directory / archive_id
-        if not directory.exists():
-            packed = self._directory / f"{archive_id}.zip"
-            packed.write_bytes(self._blobs[archive_id])
-            with zipfile.ZipFile(packed) as archive:
-                archive.extractall(directory)  # ZipFile strips what would lead out of the directory
-            packed.unlink()
-        return directory
 
 
 def _how_it_died(exit_code: int | None) -> str:

@@ -39,6 +39,8 @@ def _rows_of(*kinds: type) -> Check:
     )
 
 
+_are_outcomes = _rows_of(int, str, bytes)
+
 # What each role may send on its link, and what its fields must be. Whatever is absent closes the connection.
 ROLES: dict[str, dict[str, tuple[Check, ...]]] = {
     "client": {
@@ -50,7 +52,7 @@ ROLES: dict[str, dict[str, tuple[Check, ...]]] = {
     },
     "worker": {
         "want": (_a(int),),  # how many more tasks the worker will take; replaces what it said before
-        "settle": (_rows_of(int, str, bytes),),  # fencing token, outcome kind, content
+        "settle": (_are_outcomes,),  # fencing token, outcome kind, content
         "give_back": (_list_of(int),),  # fencing tokens of tasks that were not started
         "drain": (),  # no more leases, please
         "heartbeat": (),
@@ -97,6 +99,17 @@ def decode(content: Buffer) -> object:
         raise
     except Exception as error:  # a pickle made by a stranger can fail in any way
         raise ProtocolError(f"a frame could not be decoded: {type(error).__name__}") from error
+
+
+def decode_outcomes(content: Buffer) -> tuple[list[tuple[int, str, bytes]], float]:
+    """What a child process hands to its worker: outcomes as in ``settle``, and the seconds they took.
+
+    Raises: ProtocolError: it is something else, for user code runs in that process and may write anything.
+    """
+    match decode(content):
+        case (list(outcomes), float(seconds)) if _are_outcomes(outcomes):
+            return outcomes, seconds
+    raise ProtocolError("a child process wrote something that is no outcome")
 
 
 def split(batch: list[Message], weight_bytes: int = 4 * 1024 * 1024) -> Iterator[list[Message]]:
