@@ -6,6 +6,7 @@ with multihost.Pool(address="master:5000") as pool:
 
 from multiprocessing import AuthenticationError, TimeoutError
 
+from multihost.client.results import AsyncResult
 from multihost.errors import (
     AuthkeyMissing,
     ClientClosed,
@@ -20,7 +21,7 @@ from multihost.errors import (
     TaskTooLarge,
     WorkerDied,
 )
-from multihost.pool import AsyncResult, Pool
+from multihost.pool import Pool
 from multihost.shared import QueueManager
 
 __version__ = "0.1.0"

@@ -72,7 +72,7 @@ class SharedQueue:
             return [Reply(connection, "#TRACEBACK", f"a shared queue has no method {method[:80]!r}")]
         try:
             result = getattr(self, f"_{method}")(connection, now, *args, **kwds)
-        except (TypeError, ValueError, Empty, Full) as error:
+        except (TypeError, ValueError, OverflowError, Empty, Full) as error:
             return [Reply(connection, "#ERROR", error)]
         return result if isinstance(result, list) else [Reply(connection, "#RETURN", result)]
 

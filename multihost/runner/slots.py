@@ -143,8 +143,8 @@ class Slots:
                     self._selector.unregister(child.pipe)
                 return reports
             try:
-                for content in child.frames.received(size):
-                    reports.append(Report(child.number, *messages.decode_outcomes(content)))
+                contents = child.frames.received(size)
+                reports.extend(Report(child.number, *messages.decode_outcomes(content)) for content in contents)
             except ProtocolError as error:
                 logger.warning("a child process is killed: %s", error)
                 self._kill(child)  # the sentinel will tell
