@@ -17,6 +17,9 @@ METHODS = (
     "empty", "full", "get", "get_nowait", "join", "put", "put_nowait", "put_pickled", "qsize", "task_done",
 )  # fmt: skip
 
+# An item is refused when it has nearly as many levels as could be sent: the answer that carries it adds a few.
+_DEPTH_MARGIN = 50
+
 
 class Reply(NamedTuple):
     """What the managers protocol answers a request with: ``kind`` is ``#RETURN``, ``#ERROR`` or ``#TRACEBACK``."""
@@ -106,6 +109,7 @@ class SharedQueue:
     def _put(
         self, connection: int, now: float, item: object, block: object = True, timeout: object = None
     ) -> list[Reply]:
+        _check_depth(item)
         waiter = _Waiter(connection, self._deadline(now, block, timeout), item)
         if block or not self._full(connection, now):
             self._putters[connection] = waiter
@@ -180,3 +184,18 @@ class SharedQueue:
             replies += [Reply(connection, "#RETURN", None) for connection in self._joiners]
             self._joiners.clear()
         return replies
+
+
+def _check_depth(item: object) -> None:
+    """Refuse what could be received but never be sent: decoding does not recurse, encoding does.
+
+    Raises: ValueError.
+    """
+    if not isinstance(item, list | tuple | dict | set):
+        return
+    for _ in range(_DEPTH_MARGIN):
+        item = [item]
+    try:
+        pickle.dumps(item, protocol=5)
+    except RecursionError:
+        raise ValueError("the item is nested too deeply to be sent to whoever gets it; it was not queued") from None

@@ -8,7 +8,6 @@ import atexit
 import contextlib
 import logging
 import os
-import random
 import secrets
 import sys
 import threading
@@ -18,14 +17,13 @@ from multiprocessing import AuthenticationError
 
 from multihost.client.code import CodeBook
 from multihost.client.core import ClientCore
-from multihost.errors import ClientClosed, MasterUnreachable, MultihostError, ProtocolError, TaskTooLarge
+from multihost.errors import ClientClosed, MultihostError, ProtocolError, TaskTooLarge
 from multihost.payload import dumps, load_error, loads
 from multihost.settings import Address
-from multihost.wire.connection import Connection, backoff, dial
+from multihost.wire.connection import Connection, GivenUp, attach
 
 logger = logging.getLogger(__name__)
 
-_ATTEMPT_SECONDS = 5.0
 _PING_SECONDS = 5.0
 # A master that is silent for so long, although it was pinged, is taken for lost.
 _SILENCE_SECONDS = 20.0
@@ -55,6 +53,7 @@ class Session:
         self._callbacks: dict[int, Callback] = {}
         self._sending = False  # whether some thread is sending right now; it also sends what comes meanwhile
         self._error: BaseException | None = None  # why the session ended
+        self._ended = threading.Event()
         self._connection: Connection | None = None
         self._workers = 0
         connection, answer = self._connect()
@@ -210,29 +209,7 @@ class Session:
     # --- connections -------------------------------------------------------------------------------------------
 
     def _connect(self) -> tuple[Connection, dict[str, object]]:
-        """Try until ``connect_timeout`` is over."""
-        deadline = time.monotonic() + self._connect_timeout
-        reason = ""
-        for delay in backoff(random.Random()):
-            left = min(_ATTEMPT_SECONDS, max(0.1, deadline - time.monotonic()))
-            try:
-                connection = dial(self.address, self._authkey, left)
-                try:
-                    return connection, connection.hello("client", self._info, time.monotonic() + left)
-                except BaseException:
-                    connection.close()
-                    raise
-            except (AuthenticationError, ProtocolError):
-                raise
-            except OSError as error:
-                if not reason:
-                    text = "the master at %s is not there yet (%s); trying for %g s"
-                    logger.warning(text, self.address, error, self._connect_timeout)
-                reason = str(error)
-            if self._error is not None or time.monotonic() + delay > deadline:
-                break
-            time.sleep(delay)
-        raise MasterUnreachable(str(self.address), self._connect_timeout, reason)
+        return attach(self.address, self._authkey, "client", self._info, self._connect_timeout, self._ended)
 
     def _attach(self, connection: Connection, answer: dict[str, object]) -> None:
         with self._changed:
@@ -252,6 +229,8 @@ class Session:
         logger.warning("lost the master at %s (%s); reconnecting, %d tasks wait", self.address, error, waiting)
         try:
             new, answer = self._connect()
+        except GivenUp:
+            return
         except (AuthenticationError, MultihostError) as final:
             self._end(final)
             return
@@ -266,6 +245,7 @@ class Session:
             if self._error is None:
                 self._error = error
             callbacks, self._callbacks = list(self._callbacks.values()), {}
+            self._ended.set()
             self._changed.notify_all()
         for callback in callbacks:
             _deliver(callback, False, error)

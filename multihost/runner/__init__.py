@@ -1,8 +1,7 @@
 """The worker's mind: which task runs in which child process, and what the master is told of it.
 
-    master <-> link (one connection, reconnects) <-> loop (the shell: one selector, one thread) <-> slots (children)
-                                                      |                                             slot (in the child)
-                                                      core (event, now) -> effects
+    the master <-> wire.connection <-> loop (the shell: one selector, one thread) <-> slots (children)
+                                        `- core  (event, now) -> effects               `- slot (in the child)
 
 The main process never imports or runs what clients send; its children do.
 """

@@ -12,10 +12,9 @@ from types import FrameType
 
 from multihost.runner import core
 from multihost.runner.core import RunnerCore
-from multihost.runner.link import Stopped, connect
 from multihost.runner.slots import Report, Slots
 from multihost.settings import Address, Settings
-from multihost.wire.connection import Connection
+from multihost.wire.connection import Connection, GivenUp, attach
 from multihost.wire.messages import Message
 
 logger = logging.getLogger(__name__)
@@ -53,13 +52,13 @@ class Runner:
     def run(self) -> None:
         """Serve until drained.
 
-        Raises: MasterUnreachable, AuthenticationError, ProtocolError, as ``link.connect`` does.
+        Raises: MasterUnreachable, AuthenticationError, ProtocolError, as ``attach`` does.
         """
         try:
             while not self._exited:
                 self._attach()
                 self._serve()
-        except Stopped:
+        except GivenUp:
             logger.info("stopped while no master was there")
         finally:
             self._slots.close()
@@ -73,7 +72,9 @@ class Runner:
     def _attach(self) -> None:
         settings = self._settings
         info: dict[str, object] = {"worker": self._worker_id, "name": settings.name, "slots": settings.slots}
-        connection, answer = connect(self._address, self._authkey, info, settings.connect_timeout, self._stopping)
+        connection, answer = attach(
+            self._address, self._authkey, "worker", info, settings.connect_timeout, self._stopping
+        )
         self._slots.max_payload = int(str(answer["max_payload"]))
         self._lease_timeout = float(str(answer["lease_timeout"]))
         self._heartbeat_seconds = self._lease_timeout / 3

@@ -1,6 +1,7 @@
 """The blocking client side of the wire: dial the master, prove the key, open a link, send and receive batches."""
 
 import contextlib
+import logging
 import random
 import select
 import socket
@@ -8,15 +9,18 @@ import threading
 import time
 from collections.abc import Iterator
 
-from multihost.errors import ProtocolError
+from multihost.errors import MasterUnreachable, ProtocolError
 from multihost.payload import PYTHON_MINOR
 from multihost.settings import Address
 from multihost.wire import messages, sockets
 from multihost.wire.frames import Buffer, FrameReader, frame
 from multihost.wire.handshake import MAX_HANDSHAKE_FRAME, ClientHandshake
 
+logger = logging.getLogger(__name__)
+
 # A peer that takes no byte for so long is as good as gone.
 SEND_SECONDS = 30.0
+_ATTEMPT_SECONDS = 5.0
 _MAX_FRAME = 1 << 40  # the master is trusted with what it sends; it has its own caps
 
 
@@ -154,6 +158,51 @@ def dial(address: Address, authkey: bytes, timeout: float) -> Connection:
         connection.close()
         raise
     return connection
+
+
+class GivenUp(Exception):
+    """The caller no longer wants the connection that was being made."""
+
+
+def attach(
+    address: Address, authkey: bytes, role: str, info: dict[str, object], timeout: float, give_up: threading.Event
+) -> tuple[Connection, dict[str, object]]:
+    """A new link of ``role``, and what the master answered; tries for ``timeout`` seconds, with backoff.
+
+    Raises:
+        MasterUnreachable: no master answered until then.
+        AuthenticationError, ProtocolError: the master refused, which more attempts would not change.
+        GivenUp: ``give_up`` was set meanwhile.
+    """
+    deadline = time.monotonic() + timeout
+    reason = ""
+    for delay in backoff(random.Random()):
+        left = min(_ATTEMPT_SECONDS, max(0.1, deadline - time.monotonic()))
+        try:
+            return _dial_and_greet(address, authkey, role, info, left)
+        except ProtocolError:
+            raise
+        except OSError as error:
+            if not reason:
+                logger.warning("the master at %s is not there yet (%s); trying for %g s", address, error, timeout)
+            reason = str(error)
+        if time.monotonic() + delay > deadline:
+            break
+        if give_up.wait(delay):
+            raise GivenUp
+    raise MasterUnreachable(str(address), timeout, reason)
+
+
+def _dial_and_greet(
+    address: Address, authkey: bytes, role: str, info: dict[str, object], timeout: float
+) -> tuple[Connection, dict[str, object]]:
+    deadline = time.monotonic() + timeout
+    connection = dial(address, authkey, timeout)
+    try:
+        return connection, connection.hello(role, info, deadline)
+    except BaseException:
+        connection.close()
+        raise
 
 
 def backoff(chance: random.Random, first: float = 0.05, most: float = 3.0) -> Iterator[float]:

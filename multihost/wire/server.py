@@ -296,7 +296,9 @@ class Peer(asyncio.BufferedProtocol):
     def _request(self, content: memoryview) -> tuple[str, str, tuple[object, ...], dict[str, object]]:
         request = messages.decode(content)
         match request:
-            case (ident, str(method), tuple(args), dict(kwds)) if all(isinstance(key, str) for key in kwds):
+            case (None | str() as ident, str(method), tuple(args), dict(kwds)) if all(
+                isinstance(key, str) for key in kwds
+            ):
                 return str(ident), method, args, kwds
         raise ProtocolError("a request must be (ident, method, args, kwds)")
 
