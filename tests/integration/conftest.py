@@ -1,0 +1,52 @@
+"""Fixtures of the integration tests: a cluster of one's own, or one that a module's tests share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cluster import Cluster
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the developer's shell has set, a test sees none of it."""
+    import os
+
+    for name in [name for name in os.environ if name.startswith("MULTIHOST_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster with nothing started yet, for tests that choose settings or break things."""
+    directory = tmp_path / "logs"
+    directory.mkdir()
+    cluster = Cluster(directory)
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture(scope="module")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A master and a worker of two slots, for a module's tests that leave them as they found them."""
+    cluster = Cluster(tmp_path_factory.mktemp("logs"))
+    try:
+        cluster.start_master()
+        cluster.start_worker()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """A failing test shows what its cluster's programs logged."""
+    report = yield
+    if report.failed:
+        for value in getattr(item, "funcargs", {}).values():
+            if isinstance(value, Cluster):
+                report.sections += value.logs()
+    return report

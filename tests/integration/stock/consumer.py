@@ -1,0 +1,10 @@
+"""Prints argv[1] results."""
+
+import sys
+
+from queues import connect
+
+_, results = connect()
+for _ in range(int(sys.argv[1])):
+    number, square = results.get(timeout=30)
+    print(number, "*", number, "=", square)

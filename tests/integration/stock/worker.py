@@ -1,0 +1,13 @@
+"""Squares what is on the task queue until it has been empty for a second."""
+
+import queue
+
+from queues import connect
+
+tasks, results = connect()
+try:
+    while True:
+        number = tasks.get(timeout=1)
+        results.put((number, number * number))
+except queue.Empty:
+    print("no more tasks")
