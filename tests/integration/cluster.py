@@ -172,7 +172,7 @@ class Cluster:
 
     def start_master(self, **settings: str) -> Program:
         """A master that serves; also again, on the same port."""
-        master = self.start("master", sys.executable, MASTER, **settings)
+        master = self.start("master", sys.executable, MASTER, cwd=None, **settings)
         wait_until(lambda: self._answers() or not master.running, "the master answered")
         assert master.running, f"the master ended with {master.wait()}:\n{master.log()}"
         return master
@@ -180,7 +180,7 @@ class Cluster:
     def start_worker(self, name: str = "w1", slots: int = 2, wait: bool = True, **settings: str) -> Program:
         """A worker, once it has joined."""
         settings = {"MULTIHOST_NAME": name, "MULTIHOST_SLOTS": str(slots), **settings}
-        worker = self.start(name, sys.executable, WORKER, **settings)
+        worker = self.start(name, sys.executable, WORKER, cwd=None, **settings)
         if wait:
             wait_until(lambda: self.worker(name) or not worker.running, f"worker {name} joined")
             assert worker.running, f"worker {name} ended with {worker.wait()}:\n{worker.log()}"
@@ -215,10 +215,12 @@ class Cluster:
 
     def wait_for(self, **counts: int) -> dict[str, Any]:
         """The master's statistics, once these figures are in them."""
-        return wait_until(
-            lambda: (s := self.statistics()) if all(self.statistics()[k] == v for k, v in counts.items()) else None,
-            f"the master counted {counts}",
-        )
+
+        def found() -> dict[str, Any]:
+            statistics = self.statistics()
+            return statistics if all(statistics[name] == count for name, count in counts.items()) else {}
+
+        return wait_until(found, f"the master counted {counts}")
 
     def logs(self) -> Iterator[tuple[str, str]]:
         """(title, last lines) of every program's log."""

@@ -1,6 +1,7 @@
 """Fixtures of the integration tests: a cluster of one's own, or one that a module's tests share."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,6 @@ from tests.integration.cluster import Cluster
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the developer's shell has set, a test sees none of it."""
-    import os
-
     for name in [name for name in os.environ if name.startswith("MULTIHOST_")]:
         monkeypatch.delenv(name)
 
@@ -42,7 +41,7 @@ def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A failing test shows what its cluster's programs logged."""
     report = yield
     if report.failed:

@@ -4,7 +4,7 @@ import queue
 import time
 from collections.abc import Callable
 
-from queues import connect
+from queues import connect  # type: ignore[import-not-found]  # it lies beside this script
 
 tasks, results = connect()
 

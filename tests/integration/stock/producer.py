@@ -2,7 +2,7 @@
 
 import sys
 
-from queues import connect
+from queues import connect  # type: ignore[import-not-found]  # it lies beside this script
 
 tasks, _ = connect()
 for number in range(int(sys.argv[1])):

@@ -2,7 +2,7 @@
 
 import queue
 
-from queues import connect
+from queues import connect  # type: ignore[import-not-found]  # it lies beside this script
 
 tasks, results = connect()
 try:
