@@ -25,6 +25,12 @@ def configure(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
+def acknowledge_now(sock: socket.socket) -> None:
+    """Tell the peer at once that what it sent has arrived, although there is no answer to send along."""
+    if hasattr(socket, "TCP_QUICKACK"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
 def unacknowledged(fd: int) -> int:
     """How many of the bytes sent the peer's kernel has not acknowledged yet."""
     (count,) = struct.unpack("i", fcntl.ioctl(fd, termios.TIOCOUTQ, struct.pack("i", 0)))
