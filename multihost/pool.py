@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from multihost.client.results import AsyncResult, IMapIterator, MapResult
 from multihost.client.session import Session
 from multihost.errors import SettingsError
+from multihost.local import LocalCluster
 from multihost.settings import parse_address, read_authkey, read_settings
 
 T = TypeVar("T")
@@ -31,7 +32,8 @@ class Pool:
 
     Args:
         processes: at most so many of this pool's tasks run at once; None: as many as the cluster has slots.
-        address: where the master is, ``"host:port"``; None: ``MULTIHOST_ADDRESS``.
+        address: where the master is, ``"host:port"``; None: ``MULTIHOST_ADDRESS``, and where that is not set either,
+            a cluster inside this machine, which ends with the pool.
         authkey: the master's key; None: ``MULTIHOST_AUTHKEY``, ``MULTIHOST_AUTHKEY_FILE``, or the file that a master
             in the same container volume has made.
     Raises:
@@ -55,11 +57,13 @@ class Pool:
             raise ValueError("Number of processes must be at least 1")
         settings = read_settings(os.environ)
         where = _given_address(address) or settings.address
-        if where is None:
-            raise SettingsError(
-                'no cluster was named: use Pool(address="host:port") or set MULTIHOST_ADDRESS to where the master is'
-            )
         key = authkey.encode() if isinstance(authkey, str) else authkey
+        self._local: LocalCluster | None = None
+        if where is None:
+            if key is not None:
+                raise SettingsError("an authkey was given, but no address: name the master, or neither of both")
+            self._local = LocalCluster(processes)
+            where, key = self._local.address, self._local.authkey
         key = read_authkey(os.environ) if key is None else key
         self._session = Session(where, key, settings.connect_timeout, processes)
         self._open = True
@@ -141,7 +145,7 @@ class Pool:
         self._open = False
         for results in list(self._feeding):
             results._stop()
-        self._session.close()
+        self._close_session()
 
     def join(self) -> None:
         """Wait until every call has ended; ``close`` or ``terminate`` comes first."""
@@ -149,7 +153,7 @@ class Pool:
             raise ValueError("Pool is still running")
         with self._idle:
             self._idle.wait_for(lambda: not self._unfinished)
-        self._session.close()
+        self._close_session()
 
     def __enter__(self) -> "Pool":
         self._check_open()
@@ -164,6 +168,11 @@ class Pool:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 
     # --- inside ------------------------------------------------------------------------------------------------
+
+    def _close_session(self) -> None:
+        self._session.close()
+        if self._local is not None:
+            self._local.close()
 
     def _check_open(self) -> None:
         if not self._open:

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 
 from multihost.runner import core
@@ -21,9 +22,15 @@ logger = logging.getLogger(__name__)
 
 
 class Runner:
-    """One worker. ``run`` returns when it has drained; its main thread never runs what clients send."""
+    """One worker. ``run`` returns when it has drained; its main thread never runs what clients send.
 
-    def __init__(self, address: Address, authkey: bytes, settings: Settings) -> None:
+    ``joined`` is called once, when the master has first accepted it.
+    """
+
+    def __init__(
+        self, address: Address, authkey: bytes, settings: Settings, joined: Callable[[], None] | None = None
+    ) -> None:
+        self._joined = joined
         self._address, self._authkey, self._settings = address, authkey, settings
         self._worker_id = secrets.token_hex(8)
         self._core = RunnerCore(settings.slots, settings.drain_timeout)
@@ -83,6 +90,9 @@ class Runner:
         self._heard = self._beat = time.monotonic()
         logger.info("joined the master at %s as %s with %d slots", self._address, settings.name, settings.slots)
         self._handle(core.Connected())
+        if self._joined is not None:
+            self._joined()
+            self._joined = None
 
     def _detach(self) -> None:
         if self._connection is not None:
