@@ -5,8 +5,6 @@ from pathlib import Path
 
 from tests.integration.cluster import Cluster, Program, wait_until
 
-NOWHERE = {"MULTIHOST_ADDRESS": "", "MULTIHOST_AUTHKEY": ""}
-
 
 def script(directory: Path, body: str) -> Path:
     """A program that defines ``square`` and ``nap``; ``body`` is its main block."""
@@ -22,12 +20,18 @@ def script(directory: Path, body: str) -> Path:
 
 
 def start(cluster: Cluster, tmp_path: Path, body: str) -> Program:
-    return cluster.start_python(script(tmp_path, body), **NOWHERE)
+    """A program that has been told of no cluster."""
+    return cluster.start_python(script(tmp_path, body), MULTIHOST_ADDRESS="", MULTIHOST_AUTHKEY="")
+
+
+def run(cluster: Cluster, program: Path) -> str:
+    """The output of such a program."""
+    return cluster.run(program, MULTIHOST_ADDRESS="", MULTIHOST_AUTHKEY="")
 
 
 def test_a_pool_without_an_address_runs_on_this_machine(cluster: Cluster, tmp_path: Path) -> None:
     body = "with multihost.Pool() as pool:\n    print(pool.map(square, range(4)))"
-    output = cluster.run(script(tmp_path, body), **NOWHERE)
+    output = run(cluster, script(tmp_path, body))
     assert "[0, 1, 4, 9]" in output
     assert "square of 3" in output  # what a task prints is seen where the program prints
     assert "no worker" not in output
@@ -48,7 +52,7 @@ def test_processes_is_the_number_of_slots_of_a_local_cluster(cluster: Cluster, t
             "if __name__",
         )
     )
-    assert "3 processes" in cluster.run(program, **NOWHERE)
+    assert "3 processes" in run(cluster, program)
 
 
 def test_a_local_cluster_ends_with_a_program_that_forgot_to_close_its_pool(cluster: Cluster, tmp_path: Path) -> None:
