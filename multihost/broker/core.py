@@ -18,7 +18,7 @@ from multihost.broker.ready import ReadyQueue
 from multihost.broker.tasks import Task, TaskEvent
 from multihost.errors import ProtocolError, WorkerDied
 from multihost.payload import dump_error
-from multihost.wire.messages import OUTCOME_KINDS, Message
+from multihost.wire.messages import CANCELLED, OUTCOME_KINDS, Message
 
 MAX_DELIVERIES = 3
 TICK_SECONDS = 0.5
@@ -86,6 +86,7 @@ class Send(NamedTuple):
 class Close(NamedTuple):
     connection: int
     reason: str
+    broke_rules: bool = False  # the peer did, which is worth a line in the log
 
 
 class Note(NamedTuple):
@@ -156,6 +157,7 @@ class BrokerCore:
             "blob": self._blob,
             "submit": self._submit,
             "acknowledge": self._acknowledge,
+            "cancel": self._cancel,
             "ping": self._ping,
             "close": self._close,
             "want": self._want,
@@ -257,7 +259,7 @@ class BrokerCore:
         try:
             return list(self._queues[name].call(connection, method, args, kwds, now))
         except ProtocolError as error:
-            return [Close(connection, str(error))]
+            return [Close(connection, str(error), broke_rules=True)]
 
     def exposed(self, queue: str) -> tuple[str, ...] | None:
         """The methods of a shared queue; None when there is no queue of that name."""
@@ -302,7 +304,7 @@ class BrokerCore:
             for name, *fields in event.batch:
                 effects += self._messages[str(name)](connection, *fields)
         except ProtocolError as error:
-            effects.append(Close(connection, str(error)))
+            effects.append(Close(connection, str(error), broke_rules=True))
         return effects + self._match()
 
     def _ping(self, connection: int) -> list[Effect]:
@@ -337,6 +339,17 @@ class BrokerCore:
         for sequence in sequences:
             outcomes.pop(sequence, None)
         return []
+
+    def _cancel(self, connection: int, sequences: list[int]) -> list[Effect]:
+        session = self._session_of(connection)
+        tasks = self._ready.withdraw(session.session_id, set(sequences))
+        for task in tasks:
+            self._record(task, TaskEvent.DROPPED, CANCELLED, b"")
+        withdrawn = [task.sequence for task in tasks]
+        effects: list[Effect] = [self._outcomes(session, withdrawn)] if withdrawn else []
+        if late := sorted(set(sequences).difference(withdrawn)):
+            effects.append(Send(connection, ("too_late", late)))
+        return effects
 
     def _close(self, connection: int) -> list[Effect]:
         session = self._session_of(connection)

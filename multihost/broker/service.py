@@ -130,8 +130,8 @@ class Service:
                 case Reply(connection, kind, value):
                     if (peer := self._server.peers.get(connection)) is not None:
                         peer.reply(kind, value)
-                case core.Close(connection, reason):
-                    self._close(connection, reason)
+                case core.Close(connection, reason, broke_rules):
+                    self._close(connection, reason, logging.WARNING if broke_rules else logging.DEBUG)
                 case core.Note(level, text, fields):
                     logger.log(logging.getLevelNamesMapping()[level.upper()], text, extra=fields)
 
@@ -148,9 +148,10 @@ class Service:
                 batch, link.outbox = link.outbox, []
                 link.peer.send(batch)
 
-    def _close(self, connection: int, reason: str) -> None:
+    def _close(self, connection: int, reason: str, level: int) -> None:
         if (peer := self._server.peers.get(connection)) is not None:
-            logger.debug("closing the connection of %s: %s", peer.address, reason)
+            fields = {"event": "connection_closed", "peer": peer.address}
+            logger.log(level, "closed the connection of %s: %s", peer.address, reason, extra=fields)
             peer.close()
 
     # --- time --------------------------------------------------------------------------------------------------
