@@ -94,7 +94,7 @@ def test_an_authkey_without_an_address_is_refused(cluster: Cluster, tmp_path: Pa
 def test_the_key_of_a_local_cluster_stands_in_no_environment_or_argument(cluster: Cluster, tmp_path: Path) -> None:
     mark = tmp_path / "started"
     body = (
-        "pool = multihost.Pool()\nkey = pool._local.authkey\nprint('key', key.decode(), flush=True)\n"
+        "pool = multihost.Pool()\nkey = pool._member._local.authkey\nprint('key', key.decode(), flush=True)\n"
         f"pool.apply(nap, ['{mark}'])"
     )
     program = start(cluster, tmp_path, body)
