@@ -21,6 +21,7 @@ from multihost.errors import (
     TaskTooLarge,
     WorkerDied,
 )
+from multihost.executor import Executor, Future
 from multihost.pool import Pool
 from multihost.shared import QueueManager
 
@@ -31,6 +32,8 @@ __all__ = [
     "AuthkeyMissing",
     "ClientClosed",
     "CodeNotFound",
+    "Executor",
+    "Future",
     "MasterUnreachable",
     "MultihostError",
     "Pool",

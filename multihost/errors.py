@@ -6,6 +6,7 @@ of the task, and what to change.
 
 import multiprocessing
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 
 
 class MultihostError(Exception):
@@ -80,8 +81,11 @@ class ResultTooLarge(MultihostError, ValueError):
         )
 
 
-class WorkerDied(MultihostError):
-    """Every process that was given this task died before it ended; the task is a dead letter."""
+class WorkerDied(MultihostError, BrokenProcessPool):
+    """Every process that was given this task died before it ended; the task is a dead letter.
+
+    The pool is not broken, whatever the standard library's name of this error says: other tasks go on.
+    """
 
     def __init__(self, losses: Sequence[str]) -> None:
         super().__init__(tuple(losses))

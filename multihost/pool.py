@@ -1,30 +1,16 @@
 """``Pool``: ``multiprocessing.Pool`` whose processes are the slots of a cluster's workers."""
 
-import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from multiprocessing.process import current_process
 from types import TracebackType
 from typing import Any, TypeVar
 
 from multihost.client.results import AsyncResult, IMapIterator, MapResult
-from multihost.client.session import Session
-from multihost.errors import SettingsError
-from multihost.local import LocalCluster
-from multihost.settings import parse_address, read_authkey, read_settings
+from multihost.joining import Membership
 
 T = TypeVar("T")
-
-_GUARD = """
-        A pool was made while a worker imported the main script of the program that uses it.
-        Protect the program's entry point, so that it can be imported without running:
-
-            if __name__ == "__main__":
-                with multihost.Pool() as pool:
-                    ...
-"""
 
 
 class Pool:
@@ -51,21 +37,9 @@ class Pool:
         address: str | tuple[str, int] | None = None,
         authkey: bytes | str | None = None,
     ) -> None:
-        if getattr(current_process(), "_inheriting", False):
-            raise RuntimeError(_GUARD)
         if processes is not None and processes < 1:
             raise ValueError("Number of processes must be at least 1")
-        settings = read_settings(os.environ)
-        where = _given_address(address) or settings.address
-        key = authkey.encode() if isinstance(authkey, str) else authkey
-        self._local: LocalCluster | None = None
-        if where is None:
-            if key is not None:
-                raise SettingsError("an authkey was given, but no address: name the master, or neither of both")
-            self._local = LocalCluster(processes)
-            where, key = self._local.address, self._local.authkey
-        key = read_authkey(os.environ) if key is None else key
-        self._session = Session(where, key, settings.connect_timeout, processes)
+        self._member = Membership("Pool", processes, address, authkey)
         self._open = True
         self._unfinished = 0
         self._idle = threading.Condition()
@@ -145,7 +119,7 @@ class Pool:
         self._open = False
         for results in list(self._feeding):
             results._stop()
-        self._close_session()
+        self._member.close()
 
     def join(self) -> None:
         """Wait until every call has ended; ``close`` or ``terminate`` comes first."""
@@ -153,7 +127,7 @@ class Pool:
             raise ValueError("Pool is still running")
         with self._idle:
             self._idle.wait_for(lambda: not self._unfinished)
-        self._close_session()
+        self._member.close()
 
     def __enter__(self) -> "Pool":
         self._check_open()
@@ -168,11 +142,6 @@ class Pool:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 
     # --- inside ------------------------------------------------------------------------------------------------
-
-    def _close_session(self) -> None:
-        self._session.close()
-        if self._local is not None:
-            self._local.close()
 
     def _check_open(self) -> None:
         if not self._open:
@@ -198,7 +167,7 @@ class Pool:
                         self._idle.notify_all()
 
         try:
-            self._session.submit(func, args, kwds, ended)
+            self._member.session.submit(func, args, kwds, ended)
         except BaseException:
             with self._idle:
                 self._unfinished -= 1
@@ -250,10 +219,3 @@ class Pool:
 def _check_chunksize(chunksize: int) -> None:
     if chunksize < 1:
         raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
-
-
-def _given_address(address: str | tuple[str, int] | None) -> Any:
-    if address is None:
-        return None
-    text = address if isinstance(address, str) else "{}:{}".format(*address)
-    return parse_address(text)

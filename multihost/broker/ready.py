@@ -55,6 +55,15 @@ class ReadyQueue:
         self._lines[session].tasks.extend(tasks)
         self._refresh(session)
 
+    def withdraw(self, session: str, sequences: set[int]) -> list[Task]:
+        """Take out of the queue those of a session's tasks that are still in it."""
+        line = self._lines[session]
+        withdrawn = [task for task in line.tasks if task.sequence in sequences]
+        if withdrawn:
+            line.tasks = deque(task for task in line.tasks if task.sequence not in sequences)
+            self._refresh(session)
+        return withdrawn
+
     def take_back(self, task: Task) -> None:
         """Queue a task whose lease ended without an outcome, before its session's others."""
         line = self._lines[task.session]

@@ -5,7 +5,7 @@ batch leaves when the last one was accepted: alone, a task leaves at once; under
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -51,6 +51,14 @@ class ClientCore:
     @property
     def unsent(self) -> int:
         return len(self._unsent)
+
+    def withdraw(self, sequences: Iterable[int]) -> list[int]:
+        """Forget those of these tasks that the master has not heard of; their numbers are left out."""
+        unsent = set(self._unsent).intersection(sequences)
+        self._unsent = deque(sequence for sequence in self._unsent if sequence not in unsent)
+        for sequence in unsent:
+            del self.pending[sequence]
+        return sorted(unsent)
 
     def next_batch(self) -> list[Message]:
         """What to send now; empty while the last batch is not accepted and nothing else is to be said."""

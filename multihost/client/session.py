@@ -12,7 +12,8 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError
 from multiprocessing import AuthenticationError
 
 from multihost.client.code import CodeBook
@@ -21,6 +22,7 @@ from multihost.errors import ClientClosed, MultihostError, ProtocolError, TaskTo
 from multihost.payload import dumps, load_error, loads
 from multihost.settings import Address
 from multihost.wire.connection import Connection, GivenUp, attach
+from multihost.wire.messages import CANCELLED
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ _SILENCE_SECONDS = 20.0
 # How many tasks may wait on this side for the master to accept them, before submit blocks.
 _MAX_UNSENT = 20_000
 _CLOSE_SECONDS = 2.0
+_CANCEL_SECONDS = 10.0
 
 # Called once with (True, result) or (False, exception); in the receiving thread, or in the submitting one.
 Callback = Callable[[bool, object], None]
@@ -51,6 +54,7 @@ class Session:
         self._changed = threading.Condition(self._lock)
         self._core = ClientCore()
         self._callbacks: dict[int, Callback] = {}
+        self._cancelling: dict[int, bool | None] = {}  # what the master said to a cancel; None: nothing yet
         self._sending = False  # whether some thread is sending right now; it also sends what comes meanwhile
         self._error: BaseException | None = None  # why the session ended
         self._ended = threading.Event()
@@ -73,10 +77,11 @@ class Session:
         args: tuple[object, ...],
         kwds: dict[str, object],
         callback: Callback,
-    ) -> None:
-        """Queue a call; ``callback`` gets its outcome. What cannot be sent fails through the callback, too.
+    ) -> int:
+        """Queue a call; its sequence number. ``callback`` gets its outcome.
 
-        Blocks while this side holds too many tasks that the master has not accepted.
+        What cannot be sent fails through the callback, too, and has no number (-1). Blocks while this side holds too
+        many tasks that the master has not accepted.
         Raises: the error that ended the session.
         """
         try:
@@ -88,18 +93,50 @@ class Session:
         except Exception as error:
             name = getattr(function, "__qualname__", repr(function))
             error.add_note(f"multihost could not send a call of {name} to the master; it did not run")
-            callback(False, error)
-            return
+            _deliver(callback, False, error)
+            return -1
         with self._changed:
-            while self._error is None and self._core.unsent >= _MAX_UNSENT:
+            # A callback that submits runs in the receiving thread: it must not wait for what only it can bring about.
+            while self._core.unsent >= _MAX_UNSENT and threading.current_thread() is not self._receiver:
+                if self._error is not None:
+                    break
                 self._changed.wait()
             if self._error is not None:
                 raise self._error
-            self._callbacks[self._core.add(blobs, payload)] = callback
+            sequence = self._core.add(blobs, payload)
+            self._callbacks[sequence] = callback
             alone = self._workers == 0 and len(self._callbacks) == 1
         if alone:
             self._warn_of_no_worker()
         self._send_waiting()
+        return sequence
+
+    def cancel(self, sequences: Iterable[int]) -> set[int]:
+        """Cancel those of these tasks that have not started; their numbers. Their callbacks get a ``CancelledError``.
+
+        Blocks until the master has answered. A task that is leased already goes on.
+        """
+        with self._changed:
+            asked = {sequence for sequence in sequences if sequence in self._callbacks}
+            withdrawn = set(self._core.withdraw(asked))
+            callbacks = [self._callbacks.pop(sequence) for sequence in sorted(withdrawn)]
+            rest = sorted(asked - withdrawn)
+            self._cancelling.update(dict.fromkeys(rest))
+            connection = self._connection
+            self._changed.notify_all()
+        for callback in callbacks:
+            _deliver(callback, False, CancelledError())
+        if rest and connection is not None:
+            with contextlib.suppress(
+                OSError
+            ):  # what is not cancelled goes on: the receiving thread mends the connection
+                connection.send_batch([("cancel", rest)])
+        with self._changed:
+            self._changed.wait_for(lambda: self._answered(rest), _CANCEL_SECONDS)
+            return withdrawn | {sequence for sequence in rest if self._cancelling.pop(sequence, False)}
+
+    def _answered(self, sequences: list[int]) -> bool:
+        return self._error is not None or all(self._cancelling.get(sequence) is not None for sequence in sequences)
 
     def close(self) -> None:
         """End the session: what has no outcome yet is cancelled at the master and fails here with ``ClientClosed``."""
@@ -179,6 +216,8 @@ class Session:
                         self._changed.notify_all()
                 case ("outcomes", outcomes):
                     self._take(outcomes)
+                case ("too_late", sequences):
+                    self._note_cancelled(sequences, False)
                 case ("workers", count):
                     self._workers_changed(count)
                 case _:
@@ -193,6 +232,14 @@ class Session:
             ]
         for callback, kind, content in fresh:
             _deliver(callback, *_opened(kind, content))
+        self._note_cancelled([sequence for sequence, kind, _ in outcomes if kind == CANCELLED], True)
+
+    def _note_cancelled(self, sequences: list[int], cancelled: bool) -> None:
+        with self._changed:
+            for sequence in sequences:
+                if sequence in self._cancelling:
+                    self._cancelling[sequence] = cancelled
+            self._changed.notify_all()
 
     def _workers_changed(self, count: int) -> None:
         with self._lock:
@@ -253,6 +300,8 @@ class Session:
 
 def _opened(kind: str, content: bytes) -> tuple[bool, object]:
     """An outcome as a callback gets it: (True, result) or (False, exception)."""
+    if kind == CANCELLED:
+        return False, CancelledError()
     try:
         return (True, loads(content)) if kind == "result" else (False, load_error(content))
     except Exception as error:

@@ -47,6 +47,7 @@ ROLES: dict[str, dict[str, tuple[Check, ...]]] = {
         "blob": (_a(str), _a(bytes), _tuple_of(str)),  # blob id, content, ids of the blobs it needs
         "submit": (_a(int), _a(str), _list_of(bytes)),  # first sequence number, function id, payloads
         "acknowledge": (_list_of(int),),  # sequence numbers whose outcomes have arrived
+        "cancel": (_list_of(int),),  # sequence numbers; those still queued end as cancelled, "too_late" names the rest
         "ping": (),
         "close": (),  # the session ends: its tasks are cancelled
     },
@@ -59,7 +60,8 @@ ROLES: dict[str, dict[str, tuple[Check, ...]]] = {
     },
     "monitor": {"ask": ()},
 }
-OUTCOME_KINDS = ("result", "error", "lost")  # lost: the process that ran the task died
+OUTCOME_KINDS = ("result", "error", "lost")  # what a worker says; lost: the process that ran the task died
+CANCELLED = "cancelled"  # what only the master says
 
 
 class _Chunks:

@@ -1,0 +1,63 @@
+"""Which cluster a program means: the one it names, the one its environment names, or one of its own in this machine."""
+
+import os
+from multiprocessing.process import current_process
+
+from multihost.client.session import Session
+from multihost.errors import SettingsError
+from multihost.local import LocalCluster
+from multihost.settings import parse_address, read_authkey, read_settings
+
+_GUARD = """
+        A {what} was made while a worker imported the main script of the program that uses it.
+        Protect the program's entry point, so that it can be imported without running:
+
+            if __name__ == "__main__":
+                with multihost.{what}() as pool:
+                    ...
+"""
+
+
+class Membership:
+    """A session with a cluster, and the cluster itself if it is this program's own. ``close`` ends both.
+
+    Args:
+        what: what the user is making, for the message if he may not.
+        limit: how many of the session's tasks run at once; None: as many as there are slots.
+        address, authkey: as ``Pool`` has them.
+    Raises: as ``Pool`` does.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        limit: int | None,
+        address: str | tuple[str, int] | None,
+        authkey: bytes | str | None,
+    ) -> None:
+        if getattr(current_process(), "_inheriting", False):
+            raise RuntimeError(_GUARD.format(what=what))
+        settings = read_settings(os.environ)
+        named = "{}:{}".format(*address) if isinstance(address, tuple) else address
+        where = settings.address if named is None else parse_address(named)
+        key = authkey.encode() if isinstance(authkey, str) else authkey
+        self._local: LocalCluster | None = None
+        if where is None:
+            if key is not None:
+                raise SettingsError("an authkey was given, but no address: name the master, or neither of both")
+            self._local = LocalCluster(limit)
+            where, key = self._local.address, self._local.authkey
+            limit = None  # its slots are the limit; one on leases would keep batches small
+        key = read_authkey(os.environ) if key is None else key
+        try:
+            self.session = Session(where, key, settings.connect_timeout, limit)
+        except BaseException:
+            if self._local is not None:
+                self._local.close()
+            raise
+
+    def close(self) -> None:
+        """End the session, cancelling what is left, and take an own cluster down. May be called twice."""
+        self.session.close()
+        if self._local is not None:
+            self._local.close()

@@ -1,0 +1,212 @@
+"""``Executor`` beside the standard library's: what holds for one holds for the other, from one suite."""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent import futures
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import pytest
+
+import multihost
+from tests.integration.cluster import Cluster, wait_until
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def fail(text: str) -> None:
+    raise ValueError(text)
+
+
+def leave_a_mark(directory: str, name: str) -> str:
+    Path(directory, name).touch()
+    return name
+
+
+def mark_and_wait(directory: str, name: str, go_on: str) -> str:
+    """Leave a mark, and end when the file ``go_on`` is there."""
+    leave_a_mark(directory, name)
+    while not Path(directory, go_on).exists():
+        time.sleep(0.005)
+    return name
+
+
+def kill_oneself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture(params=["multihost", "standard library"])
+def executor(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[futures.Executor]:
+    """An executor of two processes: ours on a cluster, and as the control the standard library's own."""
+    if request.param == "standard library":
+        with futures.ProcessPoolExecutor(2) as control:
+            yield control
+    else:
+        cluster.start_master()
+        cluster.start_worker()
+        with multihost.Executor(2, str(cluster.address), cluster.authkey) as ours:
+            yield ours
+
+
+def block(executor: futures.Executor, directory: Path) -> list["futures.Future[str]"]:
+    """Two calls that occupy both processes until the file ``go`` is there."""
+    blocking = [executor.submit(mark_and_wait, str(directory), f"busy-{n}", "go") for n in range(2)]
+    wait_until(lambda: len(list(directory.glob("busy-*"))) == 2, "both processes were busy")
+    return blocking
+
+
+def test_a_submitted_call_has_its_result(executor: futures.Executor) -> None:
+    assert executor.submit(square, 3).result(30) == 9
+
+
+def test_keyword_arguments_arrive(executor: futures.Executor) -> None:
+    assert executor.submit(int, "ff", base=16).result(30) == 255
+
+
+def test_map_keeps_the_order(executor: futures.Executor) -> None:
+    assert list(executor.map(square, range(50))) == [x * x for x in range(50)]
+
+
+def test_map_of_several_iterables_ends_with_the_shortest(executor: futures.Executor) -> None:
+    assert list(executor.map(pow, [2, 3, 4], [5, 2])) == [32, 9]
+
+
+def test_map_times_out(executor: futures.Executor, tmp_path: Path) -> None:
+    blocking = block(executor, tmp_path)
+    with pytest.raises(futures.TimeoutError):
+        list(executor.map(square, range(4), timeout=0.1))
+    (tmp_path / "go").touch()
+    futures.wait(blocking, timeout=30)
+
+
+def test_an_exception_is_raised_as_itself_with_the_remote_traceback(executor: futures.Executor) -> None:
+    future = executor.submit(fail, "told so")
+    with pytest.raises(ValueError, match="told so") as caught:
+        future.result(30)
+    assert "in fail" in str(caught.value.__cause__)
+    assert isinstance(future.exception(), ValueError)
+
+
+def test_a_queued_call_can_be_cancelled_and_never_runs(executor: futures.Executor, tmp_path: Path) -> None:
+    blocking = block(executor, tmp_path)
+    queued = [executor.submit(leave_a_mark, str(tmp_path), f"ran-{n}") for n in range(20)]
+    last = queued[-1]  # the standard library's executor puts some aside for its processes: these it cannot cancel
+    assert last.cancel()
+    assert last.cancelled()
+    assert last.done()
+    with pytest.raises(futures.CancelledError):
+        last.result(30)
+    (tmp_path / "go").touch()
+    assert futures.wait([*blocking, *queued], timeout=30).not_done == set()
+    assert not (tmp_path / "ran-19").exists()
+    assert (tmp_path / "ran-0").exists()
+
+
+def test_a_running_call_cannot_be_cancelled(executor: futures.Executor, tmp_path: Path) -> None:
+    blocking = block(executor, tmp_path)
+    assert not blocking[0].cancel()
+    (tmp_path / "go").touch()
+    assert blocking[0].result(30) == "busy-0"
+    assert not blocking[0].cancel()
+
+
+def test_shutdown_can_cancel_what_is_queued(executor: futures.Executor, tmp_path: Path) -> None:
+    blocking = block(executor, tmp_path)
+    queued = [executor.submit(square, n) for n in range(20)]
+    stopping = threading.Thread(target=executor.shutdown, kwargs={"cancel_futures": True})
+    stopping.start()
+    wait_until(queued[-1].cancelled, "the queued calls were cancelled")
+    (tmp_path / "go").touch()
+    stopping.join(30)
+    assert [future.result(30) for future in blocking] == ["busy-0", "busy-1"]
+
+
+def test_shutdown_waits_for_what_was_submitted(executor: futures.Executor) -> None:
+    submitted = [executor.submit(square, n) for n in range(100)]
+    executor.shutdown()
+    assert all(future.done() for future in submitted)
+
+
+def test_shutdown_without_waiting_lets_calls_finish(executor: futures.Executor, tmp_path: Path) -> None:
+    blocking = block(executor, tmp_path)
+    executor.shutdown(wait=False)
+    (tmp_path / "go").touch()
+    assert [future.result(30) for future in blocking] == ["busy-0", "busy-1"]
+
+
+def test_nothing_can_be_submitted_after_shutdown(executor: futures.Executor) -> None:
+    executor.shutdown()
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        executor.submit(square, 1)
+
+
+def test_callbacks_get_the_future_and_one_that_raises_does_no_harm(
+    executor: futures.Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[int] = []
+    future = executor.submit(square, 4)
+    future.add_done_callback(lambda done: fail("a callback's own error"))
+    future.add_done_callback(lambda done: seen.append(done.result()))
+    assert executor.submit(square, 5).result(30) == 25
+    wait_until(lambda: seen == [16], "the second callback was called")
+    assert "exception calling callback" in caplog.text
+
+
+def test_wait_and_as_completed_take_the_futures(executor: futures.Executor, tmp_path: Path) -> None:
+    blocking = block(executor, tmp_path)
+    assert futures.wait(blocking, timeout=0.05).done == set()
+    (tmp_path / "go").touch()
+    assert {future.result() for future in futures.as_completed(blocking, timeout=30)} == {"busy-0", "busy-1"}
+
+
+def test_asyncio_awaits_the_calls(executor: futures.Executor) -> None:
+    async def both() -> list[int]:
+        loop = asyncio.get_running_loop()
+        wrapped = [asyncio.wrap_future(executor.submit(square, n)) for n in range(3)]
+        return [*await asyncio.gather(*wrapped), await loop.run_in_executor(executor, square, 9)]
+
+    assert asyncio.run(both()) == [0, 1, 4, 81]
+
+
+def test_a_call_whose_process_dies_fails_as_a_broken_pool_does(executor: futures.Executor) -> None:
+    with pytest.raises(BrokenProcessPool):
+        executor.submit(kill_oneself).result(60)
+
+
+def test_our_executor_stays_usable_when_a_process_has_died(cluster: Cluster) -> None:
+    cluster.start_master()
+    cluster.start_worker()
+    with multihost.Executor(None, str(cluster.address), cluster.authkey) as executor:
+        dead, alive = executor.submit(kill_oneself), executor.submit(square, 6)
+        assert alive.result(30) == 36
+        with pytest.raises(multihost.WorkerDied, match="SIGKILL") as caught:
+            dead.result(60)
+        assert len(caught.value.losses) == 3
+        assert executor.submit(square, 7).result(30) == 49
+
+
+def test_what_was_submitted_is_finished_at_the_interpreters_exit(cluster: Cluster, tmp_path: Path) -> None:
+    program = tmp_path / "forgetful.py"
+    program.write_text(
+        "import time, multihost\n"
+        "def late(n):\n    time.sleep(0.2)\n    return n\n"
+        "if __name__ == '__main__':\n"
+        "    executor = multihost.Executor()\n"
+        "    for n in range(4):\n"
+        "        executor.submit(late, n).add_done_callback(lambda f: print('finished', f.result()))\n"
+    )
+    cluster.start_master()
+    cluster.start_worker()
+    output = cluster.run(program)
+    assert sorted(output.split()) == sorted([*["finished"] * 4, *"0123"])
+
+
+def test_an_executor_needs_at_least_one_worker() -> None:
+    with pytest.raises(ValueError, match="greater than 0"):
+        multihost.Executor(0)
