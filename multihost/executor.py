@@ -39,7 +39,7 @@ class Executor(futures.Executor):
 
     Args:
         max_workers: at most so many of this executor's calls run at once; None: as many as the cluster has slots.
-        address, authkey: as ``Pool`` has them.
+        address, authkey, initializer, initargs: as ``Pool`` has them.
     Raises: as ``Pool`` does.
 
     Unlike the standard library's, it can be used on when a process has died: only that call fails, with ``WorkerDied``.
@@ -50,10 +50,13 @@ class Executor(futures.Executor):
         max_workers: int | None = None,
         address: str | tuple[str, int] | None = None,
         authkey: bytes | str | None = None,
+        *,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[object, ...] = (),
     ) -> None:
         if max_workers is not None and max_workers < 1:
             raise ValueError("max_workers must be greater than 0")
-        self._member = Membership("Executor", max_workers, address, authkey)
+        self._member = Membership("Executor", max_workers, address, authkey, initializer, initargs)
         self._open = True
         self._pending: dict[Future[Any], int] = {}  # and their sequence numbers; -1: not known yet
         self._changed = threading.Condition()

@@ -1,6 +1,7 @@
 """Which cluster a program means: the one it names, the one its environment names, or one of its own in this machine."""
 
 import os
+from collections.abc import Callable, Iterable
 from multiprocessing.process import current_process
 
 from multihost.client.session import Session
@@ -24,7 +25,7 @@ class Membership:
     Args:
         what: what the user is making, for the message if he may not.
         limit: how many of the session's tasks run at once; None: as many as there are slots.
-        address, authkey: as ``Pool`` has them.
+        address, authkey, initializer, initargs: as ``Pool`` has them.
     Raises: as ``Pool`` does.
     """
 
@@ -34,7 +35,11 @@ class Membership:
         limit: int | None,
         address: str | tuple[str, int] | None,
         authkey: bytes | str | None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[object] = (),
     ) -> None:
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
         if getattr(current_process(), "_inheriting", False):
             raise RuntimeError(_GUARD.format(what=what))
         settings = read_settings(os.environ)
@@ -50,7 +55,8 @@ class Membership:
             limit = None  # its slots are the limit; one on leases would keep batches small
         key = read_authkey(os.environ) if key is None else key
         try:
-            self.session = Session(where, key, settings.connect_timeout, limit)
+            start = None if initializer is None else (initializer, tuple(initargs))
+            self.session = Session(where, key, settings.connect_timeout, limit, start)
         except BaseException:
             if self._local is not None:
                 self._local.close()

@@ -1,7 +1,6 @@
 """``Pool``: ``multiprocessing.Pool`` whose processes are the slots of a cluster's workers."""
 
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
@@ -22,6 +21,8 @@ class Pool:
             a cluster inside this machine, which ends with the pool.
         authkey: the master's key; None: ``MULTIHOST_AUTHKEY``, ``MULTIHOST_AUTHKEY_FILE``, or the file that a master
             in the same container volume has made.
+        initializer: called with ``initargs`` in each process before it runs a task of this pool. If it raises, that is
+            the outcome of the tasks.
     Raises:
         SettingsError: an argument or a variable is wrong or missing.
         MasterUnreachable: no master answered within ``MULTIHOST_CONNECT_TIMEOUT`` seconds.
@@ -36,14 +37,17 @@ class Pool:
         processes: int | None = None,
         address: str | tuple[str, int] | None = None,
         authkey: bytes | str | None = None,
+        *,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[object] = (),
     ) -> None:
         if processes is not None and processes < 1:
             raise ValueError("Number of processes must be at least 1")
-        self._member = Membership("Pool", processes, address, authkey)
+        self._member = Membership("Pool", processes, address, authkey, initializer, initargs)
         self._open = True
         self._unfinished = 0
         self._idle = threading.Condition()
-        self._feeding: weakref.WeakSet[IMapIterator[Any]] = weakref.WeakSet()  # those whose input is still being read
+        self._feeding: set[IMapIterator[Any]] = set()  # those whose input is still being read
 
     # --- calls -------------------------------------------------------------------------------------------------
 
@@ -117,7 +121,10 @@ class Pool:
     def terminate(self) -> None:
         """Cancel what is left. Calls that have no result yet fail with ``ClientClosed``."""
         self._open = False
-        for results in list(self._feeding):
+        with self._idle:
+            feeding, self._feeding = self._feeding, set()
+            self._idle.notify_all()
+        for results in feeding:
             results._stop()
         self._member.close()
 
@@ -126,7 +133,9 @@ class Pool:
         if self._open:
             raise ValueError("Pool is still running")
         with self._idle:
-            self._idle.wait_for(lambda: not self._unfinished)
+            for results in self._feeding:
+                results._read_on()
+            self._idle.wait_for(lambda: not self._unfinished and not self._feeding)
         self._member.close()
 
     def __enter__(self) -> "Pool":
@@ -210,8 +219,12 @@ class Pool:
                 count += 1
             finally:
                 results._ended(count)
+                with self._idle:
+                    self._feeding.discard(results)
+                    self._idle.notify_all()
 
-        self._feeding.add(results)
+        with self._idle:
+            self._feeding.add(results)
         threading.Thread(target=feed, name="multihost-imap", daemon=True).start()
         return results
 

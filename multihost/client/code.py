@@ -30,6 +30,9 @@ _MAX_FILES = 2000
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
+Initializer = tuple[Callable[..., object], tuple[object, ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class Blob:
     """Content to be sent once; ``needs`` are the ids of the blobs that go before it."""
@@ -49,15 +52,25 @@ class Main:
 
 
 class CodeBook:
-    """Turns functions into blobs, for one session. Not thread-safe."""
+    """Turns functions into blobs, for one session. Not thread-safe.
 
-    def __init__(self, max_bytes: int) -> None:
+    Args:
+        max_bytes: what the master accepts of one blob.
+        initializer: a function and its arguments, to be called once in each process that runs the session's tasks.
+    Raises: what pickling the initializer raises; TaskTooLarge.
+    """
+
+    def __init__(self, max_bytes: int, initializer: Initializer | None = None) -> None:
         self._max_bytes = max_bytes
         self.main_travels = find_main() is not None  # whether workers can import what ``__main__`` defines
+        self._initializers: list[Blob] = []
+        if initializer is not None:
+            content = payload.dumps(initializer, self.main_travels)
+            self._initializers = [self._blob("the initializer, with its arguments,", content)]
         # Only functions that travel by name are remembered: what a closure holds may change between two calls.
         self._named: weakref.WeakKeyDictionary[Callable[..., object], Blob] = weakref.WeakKeyDictionary()
         self._fingerprint: tuple[object, ...] | None = None
-        self._archive: Blob | None = None
+        self._archives: list[Blob] = []  # one, or none if the program has no modules of its own
 
     def blobs_for(self, function: Callable[..., object]) -> list[Blob]:
         """What a worker needs to call ``function``, the function's own blob last.
@@ -67,25 +80,22 @@ class CodeBook:
         rememberable = isinstance(function, types.FunctionType | types.BuiltinFunctionType | type)
         blob = self._named.get(function) if rememberable else None
         if blob is None:
-            archive = self._current_archive()
+            self._refresh_archive()
             definition = payload.dumps(function, self.main_travels)
-            needs = () if archive is None else (archive.blob_id,)
+            needs = tuple(need.blob_id for need in (*self._archives, *self._initializers))
             blob = self._blob("a function", definition, needs)
             if rememberable and not payload.is_by_value(definition):
                 self._named[function] = blob
-                return [blob] if archive is None else [archive, blob]
-        archive = self._archive
-        return [archive, blob] if archive is not None and archive.blob_id in blob.needs else [blob]
+        return [*self._archives, *self._initializers, blob]
 
-    def _current_archive(self) -> Blob | None:
-        """The archive of the program's modules as they are on disk now; None if it has none."""
+    def _refresh_archive(self) -> None:
+        """Pack the program's modules as they are on disk now, if they are not as they were."""
         files, main = own_sources(), find_main()
         fingerprint = (main, *((name, path, _stamp(path)) for name, path in sorted(files.items())))
         if fingerprint != self._fingerprint:
             content = pack(files, main)
-            self._archive = self._blob("the program's own source code", content) if files else None
+            self._archives = [self._blob("the program's own source code", content)] if files else []
             self._fingerprint = fingerprint
-        return self._archive
 
     def _blob(self, what: str, content: bytes, needs: tuple[str, ...] = ()) -> Blob:
         if len(content) > self._max_bytes:

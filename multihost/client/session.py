@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from multiprocessing import AuthenticationError
 
-from multihost.client.code import CodeBook
+from multihost.client.code import CodeBook, Initializer
 from multihost.client.core import ClientCore
 from multihost.errors import ClientClosed, MultihostError, ProtocolError, TaskTooLarge
 from multihost.payload import dumps, load_error, loads
@@ -44,7 +44,14 @@ class Session:
     Raises: AuthenticationError: wrong key, at once; MasterUnreachable; ProtocolError: the master refused.
     """
 
-    def __init__(self, address: Address, authkey: bytes, connect_timeout: float, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        address: Address,
+        authkey: bytes,
+        connect_timeout: float,
+        limit: int | None = None,
+        initializer: Initializer | None = None,
+    ) -> None:
         self.address = address
         self._authkey = authkey
         self._connect_timeout = connect_timeout
@@ -62,7 +69,7 @@ class Session:
         self._workers = 0
         connection, answer = self._connect()
         self._max_payload = int(str(answer["max_payload"]))
-        self._code = CodeBook(self._max_payload)
+        self._code = CodeBook(self._max_payload, initializer)
         self._code_lock = threading.Lock()
         self._attach(connection, answer)
         self._receiver = threading.Thread(target=self._receive_forever, name="multihost-session", daemon=True)

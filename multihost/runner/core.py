@@ -76,7 +76,7 @@ class Drop(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Start a child for a session, with the code archives ``needs``."""
+    """Start a child for a session, with the blobs that it ``needs`` before any task."""
 
     child: int
     needs: tuple[str, ...]

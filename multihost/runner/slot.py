@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
 from multiprocessing.process import current_process
 from pathlib import Path
+from typing import Any
 
 from multihost import payload
 from multihost.errors import CodeNotFound, MultihostError, ResultTooLarge
@@ -67,16 +68,16 @@ class Slot:
         self._config = config
         self._definitions: dict[str, bytes] = {}
         self._functions: dict[str, Function] = {}
-        self._archives: dict[str, bytes] = {}
+        self._needs: dict[str, bytes] = {}  # archives and initializers, in the order in which they are wanted
         self._prepared = False
-        self._unprepared: Exception | None = None  # why the session's code cannot be imported
+        self._unprepared: BaseException | None = None  # why the session's code cannot be imported
         self._outcomes: list[tuple[int, str, bytes]] = []
         self._since = 0.0
 
     def receive(self, message: tuple[object, ...]) -> None:
         match message:
-            case ("archive", str(archive_id), bytes(content)):
-                self._archives[archive_id] = content
+            case ("need", str(blob_id), bytes(content)):
+                self._needs[blob_id] = content
             case ("function", str(function_id), bytes(definition)):
                 self._definitions[function_id] = definition
             case ("run", str(function_id), list(tasks)):
@@ -98,20 +99,23 @@ class Slot:
         try:
             function, (args, kwds) = self._load(function_id, arguments)
         except BaseException as error:
-            return "error", payload.dump_error(error)
+            return "error", self._dump_error(error)
         try:
             result = function(*args, **kwds)
         except BaseException as error:
             if error.__traceback__ is not None:
                 error.__traceback__ = error.__traceback__.tb_next  # without this frame
-            return "error", payload.dump_error(error)
+            return "error", self._dump_error(error)
         try:
             content = payload.dumps(result)
         except Exception as error:
-            return "error", payload.dump_error(MaybeEncodingError(error, result))
+            return "error", self._dump_error(MaybeEncodingError(error, result))
         if len(content) > self._config.max_payload:
-            return "error", payload.dump_error(ResultTooLarge(len(content), self._config.max_payload))
+            return "error", self._dump_error(ResultTooLarge(len(content), self._config.max_payload))
         return "result", content
+
+    def _dump_error(self, error: BaseException) -> bytes:
+        return payload.dump_error(error, self._config.max_payload)
 
     def _load(
         self, function_id: str, arguments: bytes
@@ -129,15 +133,31 @@ class Slot:
             raise CodeNotFound(name, self._config.worker, f"{type(error).__name__}: {error}") from error
 
     def _prepare(self) -> None:
-        """Import the session's code, once; what it raises is the outcome of each of its tasks."""
+        """Import the session's code and call its initializer, once; what that raises is the outcome of each task."""
         if not self._prepared:
             self._prepared = True
+            needs = self._needs.items()
             try:
-                prepare([unpack(id_, self._archives[id_], Path(self._config.directory)) for id_ in self._archives])
-            except Exception as error:
+                beneath = Path(self._config.directory)
+                prepare([unpack(blob_id, content, beneath) for blob_id, content in needs if is_archive(content)])
+                for initializer in (content for _, content in needs if not is_archive(content)):
+                    call(initializer)
+            except BaseException as error:
                 self._unprepared = error
         if self._unprepared is not None:
             raise self._unprepared
+
+
+def call(pickled: bytes) -> None:
+    """Call a pickled (function, args)."""
+    unpickled: Any = payload.loads(pickled)
+    function, args = unpickled
+    function(*args)
+
+
+def is_archive(content: bytes) -> bool:
+    """Whether a blob is an archive of sources; if not, it is an initializer with its arguments."""
+    return content.startswith(b"PK")
 
 
 def unpack(archive_id: str, content: bytes, beneath: Path) -> Path:

@@ -74,7 +74,7 @@ class Slots:
             shutil.rmtree(self._directory / blob_id, ignore_errors=True)
 
     def start(self, number: int, needs: tuple[str, ...]) -> None:
-        """Start a child, and give it the archives ``needs``.
+        """Start a child, and give it the blobs that it ``needs`` before any task: archives of code, an initializer.
 
         Raises: OSError: the system has no process or file descriptor left.
         """
@@ -92,7 +92,7 @@ class Slots:
         self._selector.register(ours, selectors.EVENT_READ, (self._ready, child))
         self._selector.register(process.sentinel, selectors.EVENT_READ, (self._died, child))
         for need in needs:
-            self._write(child, ("archive", need, self._blobs[need]))
+            self._write(child, ("need", need, self._blobs[need]))
 
     def run(self, number: int, function_id: str, new: bool, tasks: list[tuple[int, bytes]]) -> None:
         child = self._processes.get(number)

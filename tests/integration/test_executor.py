@@ -37,6 +37,17 @@ def mark_and_wait(directory: str, name: str, go_on: str) -> str:
     return name
 
 
+INITIALIZED: list[str] = []
+
+
+def initialize(*names: str) -> None:
+    INITIALIZED.extend(names)
+
+
+def initialized(_: int) -> list[str]:
+    return INITIALIZED
+
+
 def kill_oneself() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -205,6 +216,32 @@ def test_what_was_submitted_is_finished_at_the_interpreters_exit(cluster: Cluste
     cluster.start_worker()
     output = cluster.run(program)
     assert sorted(output.split()) == sorted([*["finished"] * 4, *"0123"])
+
+
+def test_an_initializer_is_called_once_in_each_process(cluster: Cluster) -> None:
+    cluster.start_master()
+    cluster.start_worker()
+    address, key = str(cluster.address), cluster.authkey
+    with multihost.Executor(2, address, key, initializer=initialize, initargs=("once",)) as executor:
+        assert set(map(tuple, executor.map(initialized, range(20)))) == {("once",)}
+    with multihost.Pool(2, address, key, initializer=initialize, initargs=["once"]) as pool:
+        assert set(map(tuple, pool.map(initialized, range(20)))) == {("once",)}
+
+
+def test_what_an_initializer_raises_is_the_outcome_of_each_call(cluster: Cluster) -> None:
+    cluster.start_master()
+    cluster.start_worker()
+    address, key = str(cluster.address), cluster.authkey
+    with multihost.Executor(2, address, key, initializer=fail, initargs=("not ready",)) as executor:
+        for future in [executor.submit(square, n) for n in range(3)]:
+            with pytest.raises(ValueError, match="not ready"):
+                future.result(30)
+
+
+@pytest.mark.parametrize("kind", [multihost.Pool, multihost.Executor, futures.ProcessPoolExecutor])
+def test_an_initializer_must_be_callable(kind: type) -> None:
+    with pytest.raises(TypeError, match="initializer must be a callable"):
+        kind(1, initializer=3)
 
 
 def test_an_executor_needs_at_least_one_worker() -> None:
