@@ -1,0 +1,189 @@
+"""Functions that tests submit to a cluster. They travel as this module, so it imports nothing of the tests."""
+
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def total(*numbers: float, scale: float = 1) -> float:
+    return sum(numbers) * scale
+
+
+def pid(_: object = None) -> int:
+    return os.getpid()
+
+
+def size(data: bytes) -> int:
+    return len(data)
+
+
+def zeros(count: int) -> bytes:
+    return bytes(count)
+
+
+def sleep(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def variables() -> dict[str, str]:
+    return dict(os.environ)
+
+
+def mark_and_wait(directory: Path, name: str) -> int:
+    """Leave a mark that this runs, wait for the file ``go``, leave one that it ended; the process it ran in."""
+    (directory / f"{name}.began.{os.getpid()}.{time.monotonic_ns()}").touch()
+    deadline = time.monotonic() + 60
+    while not (directory / "go").exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError("nobody said go")
+        time.sleep(0.01)
+    (directory / f"{name}.ended.{os.getpid()}.{time.monotonic_ns()}").touch()
+    return os.getpid()
+
+
+def mark_span(directory: Path, number: int, seconds: float) -> None:
+    """Leave a mark with the time of the beginning and the end of this call."""
+    begun = time.monotonic_ns()
+    time.sleep(seconds)
+    (directory / f"{number}.{begun}.{time.monotonic_ns()}").touch()
+
+
+def divide(a: int, b: int) -> float:
+    return a / b
+
+
+class Unpicklable(Exception):
+    """Holds what cannot be pickled."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.lock = threading.Lock()
+
+
+class CannotBeRebuilt(Exception):
+    """Pickles, but its class takes other arguments than it keeps."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+class NoText(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text either")
+
+
+def raise_unpicklable() -> None:
+    raise Unpicklable("it holds a lock")
+
+
+def raise_cannot_be_rebuilt() -> None:
+    raise CannotBeRebuilt(1, 2)
+
+
+def raise_no_text() -> None:
+    raise NoText
+
+
+def raise_large(size_bytes: int) -> None:
+    raise ValueError("x" * size_bytes)
+
+
+def raise_with_cause() -> None:
+    try:
+        divide(1, 0)
+    except ZeroDivisionError as error:
+        raise LookupError("outer") from error
+
+
+def return_lock() -> object:
+    return threading.Lock()
+
+
+class ExplodesAtReceiver:
+    """Can be pickled, and raises where it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return _raise_in_receiver, ()
+
+
+def _raise_in_receiver() -> None:
+    raise ValueError("cannot be rebuilt here")
+
+
+def return_exploding() -> object:
+    return ExplodesAtReceiver()
+
+
+def recurse(depth: int = 0) -> int:
+    return recurse(depth + 1) + 1
+
+
+def talk(text: str) -> int:
+    print(text)
+    print(text, "on stderr", file=sys.stderr)
+    return len(text)
+
+
+def exit_politely(status: object) -> None:
+    sys.exit(status)  # type: ignore[arg-type]
+
+
+def exit_at_once(status: int) -> None:
+    os._exit(status)
+
+
+def kill_itself(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def die_once(mark: Path) -> str:
+    """Kill the process that runs this, unless ``mark`` is there already."""
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return "survived"
+    os.kill(os.getpid(), signal.SIGKILL)
+    return "not reached"
+
+
+def start_process() -> None:
+    multiprocessing.Process(target=square, args=(1,)).start()
+
+
+def unpicklable_argument() -> object:
+    return threading.Lock()
+
+
+def raise_in_pickling(value: object) -> bytes:
+    return pickle.dumps(value)
+
+
+class Counter:
+    """For bound methods."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    def plus(self, x: int) -> int:
+        return self.start + x
+
+    def __call__(self, x: int) -> int:
+        return self.start - x
+
+    @classmethod
+    def of(cls, x: int) -> "Counter":
+        return cls(x)
+
+    @staticmethod
+    def twice(x: int) -> int:
+        return 2 * x

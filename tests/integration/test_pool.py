@@ -1,0 +1,520 @@
+"""Pool does what multiprocessing.Pool does, on real workers; and what goes wrong in a task is that task's error."""
+
+import functools
+import gc
+import itertools
+import math
+import multiprocessing
+import operator
+import os
+import signal
+import threading
+import time
+import types
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
+from pathlib import Path
+
+import pytest
+
+import multihost
+from multihost.errors import RemoteTraceback
+from tests.integration import tasks
+from tests.integration.cluster import DEADLINE, Cluster, wait_until
+
+MEGABYTE = 1024 * 1024
+
+
+@pytest.fixture
+def pool(shared_cluster: Cluster) -> Iterator[multihost.Pool]:
+    with shared_cluster.pool() as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def small_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster whose tasks and results may have a megabyte."""
+    cluster = Cluster(tmp_path_factory.mktemp("logs"))
+    try:
+        cluster.start_master(MULTIHOST_MAX_PAYLOAD=str(MEGABYTE))
+        cluster.start_worker()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+# --- the calls -------------------------------------------------------------------------------------------------
+
+
+def test_apply_returns_the_result_of_a_call_with_arguments_and_keywords(pool: multihost.Pool) -> None:
+    assert pool.apply(tasks.total, (1, 2, 3), {"scale": 2}) == 12
+    assert pool.apply(tasks.total) == 0
+
+
+def test_tasks_do_not_run_in_this_process(pool: multihost.Pool) -> None:
+    assert pool.apply(tasks.pid) != os.getpid()
+
+
+def test_apply_async_calls_back_with_the_result(pool: multihost.Pool) -> None:
+    results: list[object] = []
+    outcome = pool.apply_async(tasks.square, (7,), callback=results.append, error_callback=results.append)
+    assert outcome.get(DEADLINE) == 49
+    assert results == [49]
+    assert outcome.ready()
+    assert outcome.successful()
+
+
+def test_apply_async_calls_back_with_the_exception(pool: multihost.Pool) -> None:
+    results: list[object] = []
+    outcome = pool.apply_async(tasks.divide, (1, 0), callback=results.append, error_callback=results.append)
+    with pytest.raises(ZeroDivisionError):
+        outcome.get(DEADLINE)
+    assert [type(result) for result in results] == [ZeroDivisionError]
+    assert not outcome.successful()
+
+
+def test_a_callback_that_raises_harms_nobody(pool: multihost.Pool, caplog: pytest.LogCaptureFixture) -> None:
+    outcome = pool.apply_async(tasks.square, (7,), callback=lambda value: 1 / 0)
+    assert outcome.get(DEADLINE) == 49
+    assert pool.apply(tasks.square, (8,)) == 64
+    assert "a callback of a task raised" in caplog.text
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 7])
+def test_map_keeps_the_order(pool: multihost.Pool, chunksize: int | None) -> None:
+    assert pool.map(tasks.square, range(500), chunksize) == [x * x for x in range(500)]
+    assert pool.map(tasks.square, []) == []
+    assert pool.map(tasks.square, (x for x in (1, 2))) == [1, 4]
+
+
+def test_map_async_calls_back_once_with_all_results(pool: multihost.Pool) -> None:
+    results: list[object] = []
+    assert pool.map_async(tasks.square, range(3), callback=results.append).get(DEADLINE) == [0, 1, 4]
+    assert results == [[0, 1, 4]]
+
+
+def test_map_raises_a_tasks_exception_when_all_have_ended(pool: multihost.Pool) -> None:
+    errors: list[BaseException] = []
+    outcome = pool.map_async(functools.partial(tasks.divide, 1), [1, 0, 2], error_callback=errors.append)
+    with pytest.raises(ZeroDivisionError):
+        outcome.get(DEADLINE)
+    assert len(errors) == 1
+
+
+def test_imap_yields_in_order_and_goes_on_after_an_exception(pool: multihost.Pool) -> None:
+    results = pool.imap(functools.partial(tasks.divide, 6), [1, 0, 2])
+    assert next(results) == 6
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert results.next(timeout=DEADLINE) == 3
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+def test_imap_unordered_yields_what_is_ready_first(pool: multihost.Pool) -> None:
+    assert set(pool.imap_unordered(tasks.square, range(300))) == {x * x for x in range(300)}
+    results = pool.imap_unordered(tasks.sleep, [3.0, 0.0])
+    assert results.next(timeout=DEADLINE) == 0.0
+
+
+def test_imap_reads_an_endless_iterable_only_as_far_as_needed(pool: multihost.Pool) -> None:
+    results = pool.imap(tasks.square, itertools.count())
+    assert [next(results) for _ in range(2000)] == [x * x for x in range(2000)]
+
+
+def test_imap_passes_on_the_iterables_own_exception(pool: multihost.Pool) -> None:
+    def numbers() -> Iterator[int]:
+        yield 1
+        raise LookupError("no more input")
+
+    results = pool.imap(tasks.square, numbers())
+    assert next(results) == 1
+    with pytest.raises(LookupError, match="no more input"):
+        next(results)
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+def test_starmap_spreads_the_arguments(pool: multihost.Pool) -> None:
+    assert pool.starmap(tasks.total, [(1, 2), (3,), ()]) == [3, 3, 0]
+    assert pool.starmap_async(operator.mul, zip(range(3), range(3), strict=True)).get(DEADLINE) == [0, 1, 4]
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "result"),
+    [
+        (lambda x: x + 1, 1, 2),
+        (functools.partial(tasks.total, 1, scale=3), 2, 9),
+        (tasks.Counter(10).plus, 5, 15),
+        (tasks.Counter(10), 5, 5),
+        (tasks.Counter.twice, 5, 10),
+        (len, "four", 4),
+        (math.sqrt, 9, 3),
+        (str.upper, "a", "A"),
+        (operator.itemgetter(0), "xy", "x"),
+        (complex, 1, 1 + 0j),
+        ("-".join, ["a", "b"], "a-b"),
+    ],
+)
+def test_functions_of_every_kind_can_be_called(
+    pool: multihost.Pool, function: object, argument: object, result: object
+) -> None:
+    assert pool.apply(function, (argument,)) == result  # type: ignore[arg-type]
+
+
+def test_a_closure_carries_what_it_refers_to_at_each_call(pool: multihost.Pool) -> None:
+    held = [1]
+
+    def add(x: int) -> int:
+        return x + held[0]
+
+    first = pool.apply(add, (10,))
+    held[0] = 2
+    assert (first, pool.apply(add, (10,))) == (11, 12)
+
+
+def test_ten_megabytes_travel_in_both_directions(pool: multihost.Pool) -> None:
+    assert pool.apply(tasks.size, (bytes(10 * MEGABYTE),)) == 10 * MEGABYTE
+    assert pool.apply(tasks.zeros, (10 * MEGABYTE,)) == bytes(10 * MEGABYTE)
+    assert pool.map(tasks.zeros, [MEGABYTE] * 20) == [bytes(MEGABYTE)] * 20
+
+
+def test_a_task_may_print_and_the_worker_shows_it(shared_cluster: Cluster, pool: multihost.Pool) -> None:
+    assert pool.apply(tasks.talk, ("said by a task",)) == 14
+    worker = next(program for program in shared_cluster.programs if program.name == "w1")
+    assert "said by a task" in worker.wait_for_log("said by a task on stderr")
+
+
+def test_eight_threads_may_submit_at_once(pool: multihost.Pool) -> None:
+    def submit(thread: int) -> list[int]:
+        return [pool.apply(tasks.square, (thread * 100 + n,)) for n in range(50)]
+
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(submit, range(8)))
+    assert found == [[(t * 100 + n) ** 2 for n in range(50)] for t in range(8)]
+
+
+# --- the end of a pool -----------------------------------------------------------------------------------------
+
+
+def test_close_and_join_wait_for_what_was_accepted(shared_cluster: Cluster) -> None:
+    pool = shared_cluster.pool()
+    outcomes = [pool.apply_async(tasks.sleep, (0.1,)) for _ in range(6)]
+    pool.close()
+    with pytest.raises(ValueError, match="Pool not running"):
+        pool.apply_async(tasks.square, (1,))
+    for call in (pool.map, pool.map_async, pool.imap, pool.imap_unordered):
+        with pytest.raises(ValueError, match="Pool not running"):
+            call(tasks.square, [1])
+    with pytest.raises(ValueError, match="Pool not running"):
+        pool.starmap(tasks.square, [(1,)])
+    with pytest.raises(ValueError, match="Pool not running"), pool:
+        pass
+    pool.join()
+    assert all(outcome.ready() for outcome in outcomes)
+    assert [outcome.get(0) for outcome in outcomes] == [0.1] * 6
+    pool.terminate()
+    pool.join()
+
+
+@pytest.mark.parametrize("length", [100, 3000])
+def test_join_waits_for_an_imap_whose_results_are_read_later(shared_cluster: Cluster, length: int) -> None:
+    pool = shared_cluster.pool()
+    results = pool.imap(tasks.square, range(length))
+    pool.close()
+    pool.join()
+    assert list(results) == [x * x for x in range(length)]
+
+
+def test_join_before_close_is_an_error(pool: multihost.Pool) -> None:
+    with pytest.raises(ValueError, match="Pool is still running"):
+        pool.join()
+
+
+def test_the_end_of_a_with_block_cancels_what_is_left(shared_cluster: Cluster, tmp_path: Path) -> None:
+    with shared_cluster.pool() as pool:
+        outcomes = [pool.apply_async(tasks.mark_and_wait, (tmp_path, str(n))) for n in range(10)]
+        wait_until(lambda: list(tmp_path.glob("*.began.*")), "a task began")
+    for outcome in outcomes:
+        with pytest.raises(multihost.ClientClosed):
+            outcome.get(DEADLINE)
+    wait_until(lambda: not shared_cluster.statistics()["leased"], "the master gave up the tasks")
+    assert shared_cluster.statistics()["queued"] == 0
+    assert not list(tmp_path.glob("*.ended.*"))
+
+
+def test_get_raises_timeout_error_and_the_result_can_be_had_later(pool: multihost.Pool) -> None:
+    outcome = pool.apply_async(tasks.sleep, (0.5,))
+    with pytest.raises(multiprocessing.TimeoutError):
+        outcome.get(0.01)
+    with pytest.raises(ValueError, match="not ready"):
+        outcome.successful()
+    outcome.wait(0.01)
+    assert not outcome.ready()
+    assert outcome.get(DEADLINE) == 0.5
+    with pytest.raises(multihost.TimeoutError):
+        pool.imap(tasks.sleep, [0.5]).next(timeout=0.01)
+
+
+def test_a_pool_cannot_be_sent_to_a_worker(pool: multihost.Pool) -> None:
+    with pytest.raises(NotImplementedError, match="pool objects cannot be passed"):
+        pool.apply(tasks.square, (pool,))
+
+
+def test_a_pool_that_is_dropped_leaves_no_thread_behind_when_it_is_terminated(shared_cluster: Cluster) -> None:
+    before = threading.active_count()
+    for _ in range(5):
+        shared_cluster.pool().terminate()
+    gc.collect()
+    assert threading.active_count() <= before
+
+
+# --- exceptions ------------------------------------------------------------------------------------------------
+
+
+def test_an_exception_arrives_as_itself_with_the_workers_traceback_as_its_cause(pool: multihost.Pool) -> None:
+    with pytest.raises(ZeroDivisionError, match="division by zero") as caught:
+        pool.apply(tasks.divide, (1, 0))
+    cause = caught.value.__cause__
+    assert isinstance(cause, RemoteTraceback)
+    line = next(n for n, text in enumerate(Path(tasks.__file__).read_text().splitlines(), 1) if "return a / b" in text)
+    assert f'tasks.py", line {line}, in divide' in str(cause)
+    assert "return a / b" in str(cause)
+    assert "multihost" not in str(cause).replace(str(Path(tasks.__file__).parents[2]), "").replace("/multihost-", "")
+
+
+def test_an_exceptions_own_cause_is_in_the_remote_traceback(pool: multihost.Pool) -> None:
+    with pytest.raises(LookupError, match="outer") as caught:
+        pool.apply(tasks.raise_with_cause)
+    assert "ZeroDivisionError" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "text"),
+    [
+        (tasks.raise_cannot_be_rebuilt, "CannotBeRebuilt", "1 and 2"),
+        (tasks.raise_unpicklable, "Unpicklable", "it holds a lock"),
+    ],
+)
+def test_an_exception_that_cannot_travel_arrives_as_a_remote_error(
+    pool: multihost.Pool, function: types.FunctionType, name: str, text: str
+) -> None:
+    with pytest.raises(multihost.RemoteError) as caught:
+        pool.apply(function)
+    assert name in str(caught.value)
+    assert text in str(caught.value)
+    assert function.__name__ in str(caught.value.__cause__)
+
+
+def test_an_exception_without_a_text_arrives(pool: multihost.Pool) -> None:
+    with pytest.raises(tasks.NoText):
+        pool.apply(tasks.raise_no_text)
+
+
+def test_endless_recursion_in_a_task_is_that_tasks_error(pool: multihost.Pool) -> None:
+    with pytest.raises(RecursionError):
+        pool.apply(tasks.recurse)
+    assert pool.apply(tasks.square, (2,)) == 4
+
+
+def test_an_argument_that_cannot_be_pickled_is_that_tasks_error(pool: multihost.Pool) -> None:
+    neighbour = pool.apply_async(tasks.square, (3,))
+    outcome = pool.apply_async(tasks.size, (threading.Lock(),))
+    with pytest.raises(TypeError, match=r"lock") as caught:
+        outcome.get(DEADLINE)
+    assert "could not send a call of size" in "".join(caught.value.__notes__)
+    assert neighbour.get(DEADLINE) == 9
+
+
+def test_a_result_that_cannot_be_pickled_is_a_maybe_encoding_error(pool: multihost.Pool) -> None:
+    with pytest.raises(MaybeEncodingError, match="lock"):
+        pool.apply(tasks.return_lock)
+
+
+def test_a_result_that_cannot_be_rebuilt_here_is_that_tasks_error(pool: multihost.Pool) -> None:
+    with pytest.raises(ValueError, match="cannot be rebuilt here"):
+        pool.apply(tasks.return_exploding)
+    assert pool.apply(tasks.square, (2,)) == 4
+
+
+def test_an_argument_that_cannot_be_rebuilt_on_the_worker_is_that_tasks_error(pool: multihost.Pool) -> None:
+    with pytest.raises(ValueError, match="cannot be rebuilt here"):
+        pool.apply(tasks.size, (tasks.ExplodesAtReceiver(),))
+
+
+def test_a_function_of_a_module_that_no_worker_has_names_module_and_worker(
+    pool: multihost.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = types.ModuleType("only_here")
+    exec("def f(): pass", module.__dict__)
+    monkeypatch.setitem(__import__("sys").modules, "only_here", module)
+    with pytest.raises(multihost.CodeNotFound, match="worker w1 cannot import only_here") as caught:
+        pool.apply(module.f)
+    assert caught.value.name == "only_here"
+    assert caught.value.worker == "w1"
+
+
+def test_a_task_that_starts_a_process_is_told_that_it_may_not(pool: multihost.Pool) -> None:
+    with pytest.raises(AssertionError, match="daemonic processes are not allowed to have children"):
+        pool.apply(tasks.start_process)
+
+
+# --- sizes -----------------------------------------------------------------------------------------------------
+
+
+def test_a_task_larger_than_the_masters_cap_is_that_tasks_error(small_cluster: Cluster) -> None:
+    with small_cluster.pool() as pool:
+        neighbour = pool.apply_async(tasks.square, (3,))
+        with pytest.raises(multihost.TaskTooLarge, match="MULTIHOST_MAX_PAYLOAD"):
+            pool.apply(tasks.size, (bytes(2 * MEGABYTE),))
+        data = bytes(2 * MEGABYTE)
+        with pytest.raises(multihost.TaskTooLarge, match="a function"):
+            pool.apply(lambda: len(data))
+        assert neighbour.get(DEADLINE) == 9
+        assert pool.apply(tasks.size, (bytes(MEGABYTE - 1000),)) == MEGABYTE - 1000
+
+
+def test_a_result_larger_than_the_masters_cap_is_that_tasks_error(small_cluster: Cluster) -> None:
+    with small_cluster.pool() as pool:
+        with pytest.raises(multihost.ResultTooLarge, match="MULTIHOST_MAX_PAYLOAD"):
+            pool.apply(tasks.zeros, (2 * MEGABYTE,))
+        assert len(pool.apply(tasks.zeros, (MEGABYTE - 1000,))) == MEGABYTE - 1000
+
+
+@pytest.mark.parametrize("megabytes", [2, 40])
+def test_an_exception_larger_than_the_masters_cap_is_that_tasks_error(small_cluster: Cluster, megabytes: int) -> None:
+    worker = small_cluster.worker("w1")
+    assert worker is not None
+    with small_cluster.pool() as pool:
+        with pytest.raises(multihost.RemoteError, match="ValueError: xxx") as caught:
+            pool.apply(tasks.raise_large, (megabytes * MEGABYTE,))
+        assert "raise_large" in str(caught.value.__cause__)
+        assert pool.apply(tasks.square, (3,)) == 9
+    statistics = small_cluster.statistics()
+    assert statistics["redelivered"] == 0, "the worker was not cut off by its own frame"
+
+
+# --- tasks that end their process ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [0, 3, "a message", None])
+def test_sys_exit_in_a_task_is_that_tasks_error_and_not_the_end_of_anything(
+    pool: multihost.Pool, status: object
+) -> None:
+    before = pool.apply(tasks.pid)
+    with pytest.raises(SystemExit) as caught:
+        pool.apply(tasks.exit_politely, (status,))
+    assert caught.value.code == status
+    assert before in {pool.apply(tasks.pid) for _ in range(20)}
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "reason"),
+    [
+        (tasks.exit_at_once, 0, "ended with exit status 0 and without an outcome"),
+        (tasks.exit_at_once, 5, "ended with exit status 5 and without an outcome"),
+        (tasks.kill_itself, signal.SIGKILL, "was killed by SIGKILL"),
+        (tasks.kill_itself, signal.SIGSEGV, "was killed by SIGSEGV"),
+        (tasks.kill_itself, signal.SIGTERM, "was killed by SIGTERM"),
+    ],
+)
+def test_a_task_that_ends_its_process_is_given_up_after_three_deliveries(
+    pool: multihost.Pool, function: types.FunctionType, argument: int, reason: str
+) -> None:
+    neighbours = pool.map_async(tasks.square, range(100))
+    with pytest.raises(multihost.WorkerDied) as caught:
+        pool.apply(function, (argument,))
+    assert len(caught.value.losses) == 3
+    assert all(reason in loss and "worker w1" in loss for loss in caught.value.losses), caught.value.losses
+    assert neighbours.get(DEADLINE) == [x * x for x in range(100)]
+    assert pool.map(tasks.square, range(10)) == [x * x for x in range(10)]
+
+
+def test_a_task_that_ends_its_process_once_is_run_again(pool: multihost.Pool, tmp_path: Path) -> None:
+    assert pool.apply(tasks.die_once, (tmp_path / "mark",)) == "survived"
+
+
+# --- several clients -------------------------------------------------------------------------------------------
+
+
+def test_a_small_job_is_served_while_a_big_one_waits(shared_cluster: Cluster) -> None:
+    with shared_cluster.pool() as big, shared_cluster.pool() as small:
+        outcome = big.map_async(tasks.sleep, [0.05] * 2000)
+        wait_until(lambda: shared_cluster.statistics()["leased"], "the big job runs")
+        assert small.map(tasks.square, range(5)) == [0, 1, 4, 9, 16]
+        assert not outcome.ready()
+
+
+def test_a_pool_of_one_process_runs_one_task_at_a_time(shared_cluster: Cluster, tmp_path: Path) -> None:
+    with shared_cluster.pool(processes=1) as pool:
+        pool.starmap(tasks.mark_span, [(tmp_path, n, 0.02) for n in range(20)])
+    assert _most_at_once(tmp_path) == 1
+
+
+def test_a_pool_without_a_limit_uses_every_slot(shared_cluster: Cluster, tmp_path: Path) -> None:
+    with shared_cluster.pool() as pool:
+        pool.starmap(tasks.mark_span, [(tmp_path, n, 0.1) for n in range(10)])
+    assert _most_at_once(tmp_path) == 2
+
+
+def test_clients_do_not_share_processes(shared_cluster: Cluster) -> None:
+    with shared_cluster.pool() as one, shared_cluster.pool() as other:
+        assert not set(one.map(tasks.pid, range(20))) & set(other.map(tasks.pid, range(20)))
+
+
+def test_a_task_sees_no_authkey(pool: multihost.Pool, shared_cluster: Cluster) -> None:
+    environ = pool.apply(tasks.variables)
+    assert not [name for name in environ if "AUTHKEY" in name]
+    assert shared_cluster.authkey not in "".join(environ.values())
+    assert pool.apply(lambda: bytes(multiprocessing.current_process().authkey)) != shared_cluster.authkey.encode()
+
+
+def test_the_children_of_a_worker_have_no_authkey_in_their_environment(
+    pool: multihost.Pool, shared_cluster: Cluster
+) -> None:
+    pool.map(tasks.square, range(10))
+    worker = next(program for program in shared_cluster.programs if program.name == "w1")
+    children = worker.descendants()
+    assert children
+    for child in children:
+        assert shared_cluster.authkey.encode() not in Path(f"/proc/{child}/environ").read_bytes()
+
+
+def _most_at_once(directory: Path) -> int:
+    """How many of the calls of ``mark_span`` overlapped, at most."""
+    changes = []
+    for mark in directory.iterdir():
+        _, begun, ended = map(int, mark.name.split("."))
+        changes += [(begun, 1), (ended, -1)]
+    running = itertools.accumulate(change for _, change in sorted(changes))
+    return max(running)
+
+
+def test_a_negative_number_of_processes_is_an_error(shared_cluster: Cluster) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        shared_cluster.pool(processes=0)
+    with pytest.raises(ValueError, match="Chunksize"), shared_cluster.pool() as pool:
+        pool.map(tasks.square, [1], chunksize=0)
+
+
+def test_a_key_without_an_address_is_an_error() -> None:
+    with pytest.raises(multihost.SettingsError, match="no address"):
+        multihost.Pool(authkey="key")
+
+
+def test_a_pool_reads_the_environment(shared_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MULTIHOST_ADDRESS", str(shared_cluster.address))
+    monkeypatch.setenv("MULTIHOST_AUTHKEY", shared_cluster.authkey)
+    with multihost.Pool() as pool:
+        assert pool.apply(tasks.square, (3,)) == 9
+
+
+def test_no_master_at_all_is_an_error_within_the_connect_timeout(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MULTIHOST_CONNECT_TIMEOUT", "1")
+    begun = time.monotonic()
+    with pytest.raises(multihost.MasterUnreachable, match=f"no master answered at {cluster.address} within 1 s"):
+        cluster.pool()
+    assert time.monotonic() - begun < 10
