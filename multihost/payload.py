@@ -55,8 +55,11 @@ def loads(data: bytes) -> object:
     return pickle.loads(pickled)
 
 
-def dump_error(error: BaseException) -> bytes:
-    """The bytes of a task's exception: itself where it survives the journey, and always its text and traceback."""
+def dump_error(error: BaseException, max_bytes: float = float("inf")) -> bytes:
+    """The bytes of a task's exception: itself where it survives the journey, and always its text and traceback.
+
+    Above ``max_bytes`` only its type's name and the ends of both texts travel, some 20 kB.
+    """
     text = "".join(traceback.format_exception(error))
     stand_in = (type(error).__qualname__, _text_of(error))
     try:
@@ -64,7 +67,10 @@ def dump_error(error: BaseException) -> bytes:
         loads(itself)  # an __init__ with other arguments than args is found out here, not at the client
     except Exception:
         itself = b""
-    return pickle.dumps((itself, *stand_in, text), protocol=5)
+    data = pickle.dumps((itself, *stand_in, text), protocol=5)
+    if len(data) > max_bytes:
+        data = pickle.dumps((b"", stand_in[0], _ends_of(stand_in[1], 1000), _ends_of(text, 5000)), protocol=5)
+    return data
 
 
 def load_error(data: bytes) -> BaseException:
@@ -80,6 +86,13 @@ def load_error(data: bytes) -> BaseException:
         error = RemoteError(type_name, message)
     error.__cause__ = RemoteTraceback(text)
     return error
+
+
+def _ends_of(text: str, length: int) -> str:
+    """The first and the last ``length`` characters of ``text``."""
+    if len(text) <= 2 * length:
+        return text
+    return f"{text[:length]} ... {len(text) - 2 * length:,} characters left out ... {text[-length:]}"
 
 
 def _text_of(error: BaseException) -> str:

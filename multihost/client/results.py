@@ -105,6 +105,7 @@ class IMapIterator(Iterator[T]):
         self._next = 0  # the index to arrive next, if ordered
         self._taken = 0
         self._length: int | None = None  # of the input, once it has ended
+        self._ahead: float = _IMAP_AHEAD
         self._stopped = False
 
     def __iter__(self) -> "IMapIterator[T]":
@@ -152,8 +153,14 @@ class IMapIterator(Iterator[T]):
             self._stopped = True
             self._condition.notify_all()
 
+    def _read_on(self) -> None:
+        """Read all of the input, wherever the consumer is: who joins the pool does not consume meanwhile."""
+        with self._condition:
+            self._ahead = float("inf")
+            self._condition.notify_all()
+
     def _wait_for_room(self, submitted: int) -> bool:
         """Wait until the consumer has come near enough; False if there is none any more."""
         with self._condition:
-            self._condition.wait_for(lambda: self._stopped or submitted - self._taken < _IMAP_AHEAD)
+            self._condition.wait_for(lambda: self._stopped or submitted - self._taken < self._ahead)
             return not self._stopped
