@@ -134,7 +134,9 @@ def parse_address(text: str, what: str = "the address") -> Address:
     Raises: SettingsError.
     """
     form = f"{what} must be host:port, such as 192.0.2.10:5000 or master:5000"
-    match = re.fullmatch(r"\[(?P<six>[0-9A-Fa-f:.%\w]+)\](:(?P<port6>.*))?|(?P<host>[^:\[\]]*)(:(?P<port>.*))?", text)
+    match = re.fullmatch(
+        r"\[(?P<six>[0-9A-Fa-f:.%\w]+)\](:(?P<port6>.*))?|(?P<host>[^:\[\]]*)(:(?P<port>[^:]*))?", text
+    )
     if match is None:
         raise SettingsError(f"{form}; an IPv6 address stands in brackets, [::1]:5000. Got {text!r}")
     host = match["six"] or match["host"] or ""
@@ -161,7 +163,7 @@ def read_authkey(environ: Mapping[str, str], default_file: Path = DEFAULT_AUTHKE
     if text and file:
         raise SettingsError("MULTIHOST_AUTHKEY and MULTIHOST_AUTHKEY_FILE are both set; unset one of them")
     if text:
-        return text.encode()
+        return os.fsencode(text)  # an environment may hold any bytes
     if file:
         return _key_in(Path(file), "MULTIHOST_AUTHKEY_FILE")
     if default_file.exists():
