@@ -5,6 +5,7 @@ Nothing here sleeps for a fixed time: ``wait_until`` polls a condition up to a d
 
 import io
 import os
+import socket
 import subprocess
 import tarfile
 import time
@@ -41,6 +42,12 @@ def wait_until(condition: Callable[[], T], what: str, timeout: float = DEADLINE)
             raise TimeoutError(f"in {timeout:g} s it did not happen that {what}")
         time.sleep(_POLL_SECONDS)
     return value
+
+
+def free_port() -> int:
+    """A port of loopback on which nothing listens now."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
 
 
 def clean_environ(**settings: str) -> dict[str, str]:
@@ -188,6 +195,12 @@ class Cluster:
     def run_job(self, *command: str, timeout: float = DEADLINE) -> str:
         """The output of a job that must succeed."""
         return self.start_job(*command).succeed(timeout)
+
+    def run_service(self, service: str, *options: str) -> tuple[int, list[str]]:
+        """Run one more container of a service to its end, without those it depends on; exit code and error lines."""
+        name = self.compose("run", "--detach", "--no-deps", *options, service).split()[-1]
+        job = Job(self.engine.containers.get(name))
+        return job.wait(), job.errors().splitlines()
 
     def down(self) -> None:
         """Remove every container, network and volume of the project."""
