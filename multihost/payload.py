@@ -104,9 +104,9 @@ def _text_of(error: BaseException) -> str:
 
 def content_id(content: bytes, needs: tuple[str, ...] = ()) -> str:
     """The name of a blob: the same content (with the same needs) has the same name everywhere."""
-    digest = hashlib.sha256(content)
-    for need in needs:
-        digest.update(need.encode())
+    # The needs go first and their line ends, so that no other content can have them as its own last bytes.
+    digest = hashlib.sha256(" ".join(needs).encode() + b"\n")
+    digest.update(content)
     return digest.hexdigest()
 
 
