@@ -48,7 +48,7 @@ class FrameReader:
     @property
     def pending(self) -> bool:
         """Whether part of a frame has come."""
-        return self._end > self._start
+        return self._large or self._end > self._start
 
     def space(self) -> memoryview:
         """Where to put the next bytes from the socket; never empty."""
