@@ -1,0 +1,245 @@
+"""multihost/payload.py: what travels by reference and what by value, and a task's exception as itself."""
+
+import pickle
+import sys
+import threading
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multihost.errors import PythonMismatch, RemoteError, RemoteTraceback
+from multihost.payload import PYTHON_MINOR, content_id, dump_error, dumps, is_by_value, load_error, loads
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
+    max_leaves=10,
+)
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+@pytest.fixture
+def interactive(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], int]:
+    """A function as a REPL defines it: importable from ``__main__`` here, and nowhere else."""
+    names: dict[str, object] = {"__name__": "__main__"}
+    exec("def triple(number): return 3 * number", names)
+    triple: Callable[[int], int] = names["triple"]  # type: ignore[assignment]
+    monkeypatch.setattr(sys.modules["__main__"], "triple", triple, raising=False)
+    return triple
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+@given(VALUES)
+def test_plain_value_travels_by_reference_and_arrives_equal(value: object) -> None:
+    data = dumps(value)
+    assert not is_by_value(data)
+    assert loads(data) == value
+
+
+def test_function_of_a_module_travels_by_name() -> None:
+    data = dumps(double)
+    assert not is_by_value(data)
+    assert loads(data) is double
+
+
+def test_lambda_and_closure_travel_by_value() -> None:
+    factor = 5
+    data = dumps((lambda number: factor * number, "beside it"))
+    assert is_by_value(data)
+    copy: Any = loads(data)
+    assert (copy[0](2), copy[1]) == (10, "beside it")
+
+
+def test_function_of_a_main_script_travels_by_name_as_the_script_does(interactive: Callable[[int], int]) -> None:
+    assert not is_by_value(dumps(interactive))
+
+
+def test_function_of_a_repl_travels_by_value(
+    interactive: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = dumps([interactive], main_travels=False)
+    assert is_by_value(data)
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))  # another program's
+    copy: Any = loads(data)
+    assert copy[0](2) == 6
+
+
+def test_repl_sends_by_reference_what_is_not_its_own() -> None:
+    assert not is_by_value(dumps(double, main_travels=False))
+
+
+def test_what_was_made_by_another_minor_version_is_refused_by_name_and_not_run() -> None:
+    data = dumps(lambda: None)
+    mark = PYTHON_MINOR.encode()
+    assert mark in data.partition(b"\n")[0]
+    foreign = data.replace(mark, b"3.9", 1)
+    with pytest.raises(PythonMismatch) as caught:
+        loads(foreign[:-20])  # had it been unpickled, this would be another error
+    assert (caught.value.sender, caught.value.receiver) == ("3.9", PYTHON_MINOR)
+    assert "def at the top level of a module" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [threading.Lock(), (number for number in range(3))], ids=["lock", "generator"])
+def test_what_cannot_be_pickled_names_its_type(value: object) -> None:
+    with pytest.raises((TypeError, pickle.PicklingError), match=type(value).__name__):
+        dumps([value])
+
+
+def test_mark_of_a_by_value_payload_is_no_beginning_of_a_pickle() -> None:
+    assert not any(is_by_value(pickle.dumps("by-value ", protocol)) for protocol in range(2, 6))
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def raised(error: BaseException) -> BaseException:
+    """``error`` with a traceback of a task's own."""
+    try:
+        raise error
+    except BaseException as caught:
+        return caught
+
+
+class OwnError(Exception):
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class TwoArguments(Exception):
+    """Its args are not what its __init__ takes, so it can be pickled but not unpickled."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"{first} and {second}")
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+class Impostor(Exception):
+    """Unpickles to something that is no exception."""
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return str, ("not an exception",)
+
+
+class OnlyThere(Exception):
+    """Can be rebuilt by its sender alone."""
+
+    at_sender = True
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return _only_at_sender, self.args
+
+
+def _only_at_sender(*args: object) -> OnlyThere:
+    if not OnlyThere.at_sender:
+        raise ModuleNotFoundError("No module named 'theirs'")
+    return OnlyThere(*args)
+
+
+def cause_of(error: BaseException) -> str:
+    assert isinstance(error.__cause__, RemoteTraceback)
+    return error.__cause__.traceback
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), OwnError(7), KeyError("k"), SystemExit(3), KeyboardInterrupt()], ids=repr
+)
+def test_exception_arrives_as_itself_with_the_remote_traceback_as_its_cause(error: BaseException) -> None:
+    copy = load_error(dump_error(raised(error)))
+    assert (type(copy), copy.args, vars(copy).get("code")) == (type(error), error.args, vars(error).get("code"))
+    assert "in raised" in cause_of(copy)
+    assert cause_of(copy).rstrip().splitlines()[-1].startswith((type(error).__name__, f"{__name__}."))
+
+
+def test_notes_and_the_chain_of_causes_are_told() -> None:
+    error = ValueError("outer")
+    error.add_note("seen in task 7")
+    error.__cause__ = KeyError("inner")
+    copy = load_error(dump_error(raised(error)))
+    assert copy.__notes__ == ["seen in task 7"]
+    assert "KeyError: 'inner'" in cause_of(copy)
+    assert "direct cause" in cause_of(copy)
+
+
+def test_exception_of_a_class_without_a_name_to_import_travels_by_value() -> None:
+    class Local(Exception):
+        pass
+
+    copy = load_error(dump_error(raised(Local("here"))))
+    assert (type(copy).__qualname__, str(copy)) == (Local.__qualname__, "here")
+
+
+@pytest.mark.parametrize(
+    ("error", "type_name", "message"),
+    [
+        (TwoArguments(1, 2), "TwoArguments", "1 and 2"),
+        (ValueError(threading.Lock()), "ValueError", "<unlocked _thread.lock object"),
+        (Impostor("text"), "Impostor", "text"),
+    ],
+)
+def test_exception_that_does_not_survive_the_journey_arrives_as_its_name_and_text(
+    error: BaseException, type_name: str, message: str
+) -> None:
+    copy = load_error(dump_error(raised(error)))
+    assert isinstance(copy, RemoteError)
+    assert copy.type_name == type_name
+    assert copy.message.startswith(message)
+    assert type_name in cause_of(copy)
+
+
+def test_exception_that_cannot_be_rebuilt_here_tells_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = dump_error(raised(OnlyThere("lost")))
+    monkeypatch.setattr(OnlyThere, "at_sender", False)
+    copy = load_error(data)
+    assert isinstance(copy, RemoteError)
+    assert copy.type_name == "OnlyThere"
+    assert copy.message.startswith("lost (this class cannot be rebuilt here: ModuleNotFoundError")
+
+
+def test_exception_whose_text_raises_is_told_all_the_same() -> None:
+    copy = load_error(dump_error(raised(Speechless())))
+    assert type(copy) is Speechless
+    stand_in = pickle.loads(dump_error(raised(Speechless(threading.Lock()))))
+    assert stand_in[1:3] == ("Speechless", "<no text: str() of it raised RuntimeError>")
+
+
+def test_exception_above_the_limit_arrives_as_the_ends_of_its_text() -> None:
+    error = raised(ValueError("begin" + "x" * 100_000 + "end"))
+    assert isinstance(load_error(dump_error(error, 200_000)), RemoteError | ValueError)
+    data = dump_error(error, 30_000)
+    assert len(data) <= 30_000
+    copy = load_error(data)
+    assert isinstance(copy, RemoteError)
+    assert copy.message.startswith("beginxxx")
+    assert copy.message.endswith("xxxend")
+    assert "characters left out" in copy.message
+    assert cause_of(copy).startswith("Traceback")
+
+
+# --- names of blobs --------------------------------------------------------------------------------------------------
+
+
+def test_name_of_content_depends_on_the_content_and_its_needs_alone() -> None:
+    one = content_id(b"one")
+    names = {one, content_id(b"two"), content_id(b"one", (one,)), content_id(b"one", (one, one))}
+    assert len(names) == 4
+    assert content_id(b"one", (one,)) in names
+
+
+def test_content_that_ends_like_the_needs_of_another_has_another_name() -> None:
+    need = content_id(b"archive")
+    assert content_id(b"function" + need.encode()) != content_id(b"function", (need,))
+    assert content_id(need.encode() + b"\nfunction") != content_id(b"function", (need,))
