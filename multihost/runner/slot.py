@@ -7,6 +7,7 @@ import ctypes
 import importlib.util
 import io
 import json
+import os
 import pickle
 import runpy
 import shutil
@@ -18,6 +19,7 @@ import types
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
 from multiprocessing.process import current_process
@@ -45,8 +47,9 @@ class SlotConfig:
 
 def main(pipe: Connection, config: SlotConfig) -> None:
     """Serve until the worker closes the pipe."""
-    # If the worker is killed, so is the fork server, and with it this process: what it ran is run elsewhere.
+    # If the worker is killed, the fork server ends, and with it this process: what it ran is run elsewhere.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _release_fork_server()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker, which drains
     for stream in (sys.stdout, sys.stderr):
         assert isinstance(stream, io.TextIOWrapper)
@@ -58,6 +61,14 @@ def main(pipe: Connection, config: SlotConfig) -> None:
         except (EOFError, OSError):
             return
         slot.receive(message)
+
+
+def _release_fork_server() -> None:
+    """Close our copy of the pipe whose closing ends the fork server, so that it ends with the worker, not with us."""
+    fork_server: Any = forkserver._forkserver  # nothing public closes it
+    if fork_server._forkserver_alive_fd is not None:
+        os.close(fork_server._forkserver_alive_fd)
+        fork_server._forkserver_alive_fd = None
 
 
 class Slot:
