@@ -399,7 +399,9 @@ class BrokerCore:
         worker = self._worker_of(connection)
         worker.draining, worker.wanted = True, 0
         self._note_hunger(worker)
-        return [Note("info", f"worker drains: {worker.name}", {"worker": worker.name})]
+        # What was granted before this answer reaches the worker before it, so it can give that back and then leave.
+        note = Note("info", f"worker drains: {worker.name}", {"worker": worker.name})
+        return [note, Send(connection, ("draining",))]
 
     # --- the rules ---------------------------------------------------------------------------------------------
 

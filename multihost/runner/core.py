@@ -144,6 +144,7 @@ class RunnerCore:
         self._progress = 0.0  # when a task last started or ended here
         self._connected = False
         self._drain_until: float | None = None
+        self._draining = False  # whether the master knows of the drain, so that no grant is under way any more
         self._exited = False
         self._handlers: dict[type, Callable[[Any, float], list[Effect]]] = {
             Connected: self._connect,
@@ -170,7 +171,8 @@ class RunnerCore:
         effects = self._handlers[type(event)](event, now)
         effects += self._assign(now)
         effects += self._announce()
-        if self._drain_until is not None and not self._exited and not self.held:
+        may_leave = self._draining or not self._connected
+        if self._drain_until is not None and may_leave and not self._exited and not self.held:
             self._exited = True
             effects.append(Exit())
         return effects
@@ -207,6 +209,8 @@ class RunnerCore:
                     effects.append(Keep(blob_id, content))
                 case ("forget", str(session), list(blob_ids)):
                     effects += self._forget(session, blob_ids)
+                case ("draining",):
+                    self._draining = True
                 case _:
                     pass  # a pong: the loop has noted that the master lives
         if self._drain_until is not None:
@@ -356,7 +360,8 @@ class RunnerCore:
         return [*drain, Send(("drain",)), *self._give_back_queue()]
 
     def _stop_running(self) -> list[Effect]:
-        """Give back even what runs, unpenalised, and stop it."""
+        """Give back even what runs, unpenalised, and stop it; wait for nothing any more."""
+        self._draining = True
         effects = self._give_back_queue()
         busy = [child for child in self._children.values() if child.running]
         tokens = [token for child in busy for token in child.running]

@@ -202,6 +202,21 @@ def test_workers_that_come_and_go_in_mid_job_cost_no_task_a_delivery(cluster: Cl
     assert (statistics["done"], statistics["redelivered"], statistics["stale"]) == (1500, 0, 0)
 
 
+def test_a_task_granted_while_its_worker_begins_to_drain_costs_no_delivery(cluster: Cluster) -> None:
+    master, worker = cluster.start_master(), cluster.start_worker("w1")
+    with cluster.pool() as pool:
+        pool.apply(tasks.square, (1,))
+        master.stop()  # so that it hears of the task first, and of the drain when it has granted it
+        outcome = pool.apply_async(tasks.square, (2,))
+        worker.term()
+        worker.wait_for_log("draining")
+        master.cont()
+        assert worker.wait() == 0
+        cluster.start_worker("w2")
+        assert outcome.get(DEADLINE) == 4
+    assert cluster.statistics()["redelivered"] == 0
+
+
 def test_an_idle_worker_and_an_idle_master_stop_at_once_with_0(cluster: Cluster) -> None:
     master, worker = cluster.start_master(), cluster.start_worker()
     for program in (worker, master):
