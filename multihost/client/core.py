@@ -85,8 +85,8 @@ class ClientCore:
     def reconnected(self, known: bool, accepted: int) -> None:
         """A new connection: ``accepted`` as the master says; unless it is ``known`` there, the session starts anew."""
         self._awaited = -1
+        self._blobs_sent.clear()  # whatever was under way, blobs too, may have been lost with the connection
         if not known:
-            self._blobs_sent.clear()
             accepted = 0
         self._unsent = deque(sequence for sequence in self.pending if sequence >= accepted)
 
