@@ -320,7 +320,8 @@ class RunnerCore:
         target = self._target()
         want = max(0, target - self.held)
         change = abs(want - self._announced)
-        if not change or 4 * change < target:
+        # A small change is only worth a message while each slot has more than the task it runs.
+        if not change or (target > self._slots and 4 * change < target):
             return []
         self._announced = want
         return [Send(("want", want))]
