@@ -236,7 +236,7 @@ class BrokerCore:
         self._workers[connection] = Worker(connection, worker_id, name, slots, python, heard=now)
         fields: dict[str, object] = {"worker": name, "worker_id": worker_id, "slots": slots}
         effects.append(Note("info", f"worker joined: {name}, {slots} slots, Python {python}", fields))
-        return effects + self._tell_workers(before=len(self._workers) - 1)
+        return [*effects, *self._tell_workers(before=len(self._workers) - 1), *self._match()]
 
     def _gone(self, event: Gone, now: float) -> list[Effect]:
         if (worker := self._workers.get(event.connection)) is not None:
