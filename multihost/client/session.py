@@ -55,6 +55,7 @@ class Session:
         self.address = address
         self._authkey = authkey
         self._connect_timeout = connect_timeout
+        self._process = os.getpid()
         name = f"{os.path.basename(sys.argv[0]) or 'python'} (process {os.getpid()})"
         self._info: dict[str, object] = {"session": secrets.token_hex(16), "limit": limit, "name": name}
         self._lock = threading.Lock()
@@ -147,6 +148,8 @@ class Session:
 
     def close(self) -> None:
         """End the session: what has no outcome yet is cancelled at the master and fails here with ``ClientClosed``."""
+        if os.getpid() != self._process:
+            return  # a process forked from ours ends; the session goes on
         atexit.unregister(self.close)
         with self._lock:
             connection, self._connection = self._connection, None

@@ -257,6 +257,21 @@ def test_a_program_that_ends_without_closing_its_pool_ends_and_leaves_no_session
     shared_cluster.wait_for(sessions=0, queued=0, leased=0)
 
 
+def test_the_end_of_a_forked_process_does_not_end_the_pool(shared_cluster: Cluster, program: Path) -> None:
+    text = """
+    import multihost, os, sys, time
+    with multihost.Pool() as pool:
+        outcome = pool.map_async(time.sleep, [0.01] * 50)
+        if os.fork() == 0:
+            sys.exit(0)
+        os.wait()
+        print(outcome.get() == [None] * 50)
+    """
+    before = shared_cluster.statistics()["done"]
+    assert shared_cluster.run("-c", textwrap.dedent(text), cwd=program) == "True\n"
+    assert shared_cluster.statistics()["done"] == before + 50, "each task ran once"
+
+
 def test_a_script_of_names_that_the_workers_use_themselves_works(shared_cluster: Cluster, program: Path) -> None:
     """Modules called worker, task_worker or tests shadow nothing that the worker needs."""
     before = "import task_worker, worker\n\ndef f(): return task_worker.NAME, worker.NAME"
