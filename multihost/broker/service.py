@@ -152,6 +152,9 @@ class Service:
         if (peer := self._server.peers.get(connection)) is not None:
             fields = {"event": "connection_closed", "peer": peer.address}
             logger.log(level, "closed the connection of %s: %s", peer.address, reason, extra=fields)
+            if (link := self._links.get(connection)) is not None and link.outbox:
+                peer.send(link.outbox)  # its last words, such as why
+                link.outbox = []
             peer.close()
 
     # --- time --------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from multihost.client.core import ClientCore
 from multihost.errors import ClientClosed, MultihostError, ProtocolError, TaskTooLarge
 from multihost.payload import dumps, load_error, loads
 from multihost.settings import Address
-from multihost.wire.connection import Connection, GivenUp, attach
+from multihost.wire.connection import Connection, GivenUp, Patience, attach
 from multihost.wire.messages import CANCELLED
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,8 @@ class Session:
         self._error: BaseException | None = None  # why the session ended
         self._ended = threading.Event()
         self._connection: Connection | None = None
+        self._attached = 0.0  # when it began, in monotonic seconds
+        self._patience = Patience()
         self._workers = 0
         connection, answer = self._connect()
         self._max_payload = int(str(answer["max_payload"]))
@@ -228,6 +230,8 @@ class Session:
                     self._take(outcomes)
                 case ("too_late", sequences):
                     self._note_cancelled(sequences, False)
+                case ("refused", reason):
+                    self._end(ProtocolError(f"the master at {self.address} refused what this program sent: {reason}"))
                 case ("workers", count):
                     self._workers_changed(count)
                 case _:
@@ -273,11 +277,12 @@ class Session:
             while self._sending:  # a thread that still sends on the old connection gives up soon
                 self._changed.wait()
             self._core.reconnected(bool(answer["known"]), int(str(answer["accepted"])))
-            self._connection = connection
+            self._connection, self._attached = connection, time.monotonic()
             self._workers = int(str(answer["workers"]))
         self._send_waiting()
 
     def _reconnect(self, error: BaseException) -> None:
+        self._ended.wait(self._patience.after(lasted=time.monotonic() - self._attached))
         with self._lock:
             connection, self._connection = self._connection, None
             waiting = len(self._callbacks)

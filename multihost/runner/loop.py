@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
+from multihost.errors import ProtocolError
 from multihost.runner import core
 from multihost.runner.core import RunnerCore
 from multihost.runner.slots import Report, Slots
 from multihost.settings import Address, Settings
-from multihost.wire.connection import Connection, GivenUp, attach
+from multihost.wire.connection import Connection, GivenUp, Patience, attach
 from multihost.wire.messages import Message
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ class Runner:
         self._selector = selectors.DefaultSelector()
         self._slots = Slots(self._selector, settings.name)
         self._connection: Connection | None = None
+        self._attached = 0.0  # when it began, in monotonic seconds
+        self._patience = Patience()
         self._outbox: list[Message] = []
         self._reports: list[Report] = []  # of children that could not be started
         self._heartbeat_seconds = settings.lease_timeout / 3
@@ -87,7 +90,7 @@ class Runner:
         self._heartbeat_seconds = self._lease_timeout / 3
         self._connection = connection
         self._selector.register(connection, selectors.EVENT_READ, (self._master_ready, None))
-        self._heard = self._beat = time.monotonic()
+        self._heard = self._beat = self._attached = time.monotonic()
         logger.info("joined the master at %s as %s with %d slots", self._address, settings.name, settings.slots)
         self._handle(core.Connected())
         if self._joined is not None:
@@ -106,11 +109,14 @@ class Runner:
             while not self._exited:
                 self._turn()
             self._flush()
+        except ProtocolError:
+            raise  # the same would happen again
         except ConnectionError as error:
             self._detach()
             self._outbox.clear()
             logger.warning("lost the master at %s (%s); its leases are void", self._address, error)
             self._handle(core.Disconnected())
+            self._stopping.wait(self._patience.after(lasted=time.monotonic() - self._attached))
 
     def _turn(self) -> None:
         self._flush()
@@ -146,7 +152,11 @@ class Runner:
         if self._connection is None:
             return
         for batch in self._connection.receive(0.0):
-            self._handle(core.Received(batch))  # type: ignore[arg-type]
+            match batch:
+                case [*_, ("refused", reason)]:
+                    raise ProtocolError(f"the master at {self._address} refused what this worker sent: {reason}")
+                case list():
+                    self._handle(core.Received(batch))
         self._heard = time.monotonic()
 
     def _signalled(self, subject: None, events: int) -> None:

@@ -160,6 +160,26 @@ def dial(address: Address, authkey: bytes, timeout: float) -> Connection:
     return connection
 
 
+class Patience:
+    """How long to wait before attaching again: not at all after a connection that lasted, ever longer after others.
+
+    A master that accepts and then closes, for whatever reason, is not to be asked a thousand times a second.
+    """
+
+    LASTED_SECONDS = 1.0
+
+    def __init__(self, chance: random.Random | None = None) -> None:
+        self._chance = chance or random.Random()
+        self._delays = backoff(self._chance)
+
+    def after(self, lasted: float) -> float:
+        """Seconds to wait after a connection that lasted so many seconds."""
+        if lasted >= self.LASTED_SECONDS:
+            self._delays = backoff(self._chance)
+            return 0.0
+        return next(self._delays)
+
+
 class GivenUp(Exception):
     """The caller no longer wants the connection that was being made."""
 

@@ -337,7 +337,11 @@ class Peer(asyncio.BufferedProtocol):
         else:
             fields = {"event": "protocol_error", "peer": self.address}
             logger.warning("closed the connection of %s: %s", self.address, reason, extra=fields)
-        self.abort()
+        if self._role:
+            self.send([("refused", reason)])
+            self.close()
+        else:
+            self.abort()
 
     def _handshake_expired(self) -> None:
         self._server.refused(self, "it did not finish its handshake in time")
