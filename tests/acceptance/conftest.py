@@ -6,6 +6,7 @@ Everything made here is removed at the end, also when a test or a start has fail
 import os
 import subprocess
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import docker
 import pytest
@@ -14,6 +15,18 @@ from tests.acceptance.cluster import COMPOSE_FILE, Cluster, clean_environ, run
 
 SHARED_PROJECT = "multihost-test"
 FRESH_PROJECT = "multihost-test-fresh"
+
+
+# Seconds for one test with its fixtures, which for the first one build the images.
+_TIMEOUT = 300
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what lies in this directory."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.acceptance)
+            item.add_marker(pytest.mark.timeout(_TIMEOUT))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,7 +56,7 @@ def python_version(engine: docker.DockerClient) -> str:
 def images(python_version: str) -> None:
     """All images, built from this checkout."""
     environ = clean_environ(PYTHON_VERSION=python_version)
-    run("docker", "compose", "--profile", "mail", "build", "--quiet", environ=environ)
+    run("docker", "compose", "--profile", "mail", "build", "--quiet", environ=environ, timeout=_TIMEOUT)
 
 
 # --- pytest-docker's own fixtures: where the shared project is, and how it ends ------------------------------------

@@ -3,11 +3,7 @@
 import re
 from collections import Counter
 
-import pytest
-
 from tests.acceptance.cluster import Cluster, host_name, in_container, wait_until
-
-pytestmark = pytest.mark.acceptance
 
 
 def test_four_workers_become_healthy_and_the_master_knows_them(cluster: Cluster) -> None:

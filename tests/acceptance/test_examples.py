@@ -12,8 +12,6 @@ import pytest
 from tests.acceptance.cluster import Cluster, in_container
 from tests.acceptance.conftest import ClusterMaker
 
-pytestmark = pytest.mark.acceptance
-
 LOGS = Path("/var/log")
 
 

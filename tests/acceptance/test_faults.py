@@ -3,13 +3,9 @@
 import time
 from collections import Counter
 
-import pytest
-
 import multihost
 from tests.acceptance.cluster import Cluster, free_port, host_name, in_container, wait_until
 from tests.acceptance.conftest import ClusterMaker
-
-pytestmark = pytest.mark.acceptance
 
 
 def test_tasks_of_a_killed_worker_run_again_and_no_others(cluster: Cluster) -> None:
@@ -73,7 +69,6 @@ def test_workers_and_pools_find_a_restarted_master_by_themselves(make_cluster: C
     assert started_at(cluster) == started, "the workers did not wait for the master but were started anew"
 
 
-@pytest.mark.timeout(180)
 def test_a_master_that_hangs_is_unhealthy_until_it_goes_on_and_its_job_is_completed(make_cluster: ClusterMaker) -> None:
     cluster = make_cluster()
     cluster.scale(workers=1)

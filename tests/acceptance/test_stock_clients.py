@@ -8,8 +8,6 @@ import pytest
 
 from tests.acceptance.cluster import DEADLINE, PROGRAMS, Cluster, clean_environ, wait_until
 
-pytestmark = pytest.mark.acceptance
-
 COUNT = 10
 Program = Callable[[], str]  # waits for its end; its output
 
