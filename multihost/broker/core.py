@@ -304,7 +304,7 @@ class BrokerCore:
             for name, *fields in event.batch:
                 effects += self._messages[str(name)](connection, *fields)
         except ProtocolError as error:
-            effects.append(Close(connection, str(error), broke_rules=True))
+            effects += [Send(connection, ("refused", str(error))), Close(connection, str(error), broke_rules=True)]
         return effects + self._match()
 
     def _ping(self, connection: int) -> list[Effect]:
@@ -408,8 +408,11 @@ class BrokerCore:
     def _match(self) -> list[Effect]:
         """Grant ready tasks to the workers that want some, evenly, the one that has waited longest first."""
         effects: list[Effect] = []
+        sharers = 0  # how many of the hungry ones have not had their share in this round
         while self._hungry and (available := self._ready.available):
-            share = -(-available // len(self._hungry))
+            sharers = sharers or len(self._hungry)
+            share = -(-available // sharers)
+            sharers -= 1
             _, worker = self._hungry.popitem(last=False)
             tasks = self._ready.take(min(share, worker.wanted))
             worker.wanted -= len(tasks)

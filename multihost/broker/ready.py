@@ -80,8 +80,11 @@ class ReadyQueue:
     def take(self, count: int) -> list[Task]:
         """Up to ``count`` tasks, in runs of one session each, shared evenly between the sessions whose turn it is."""
         taken: list[Task] = []
+        sharers = 0  # how many sessions have not had their share in this round
         while self._turns and len(taken) < count:
-            share = -(-(count - len(taken)) // len(self._turns))
+            sharers = sharers or len(self._turns)
+            share = -(-(count - len(taken)) // sharers)
+            sharers -= 1
             session = self._turns.popleft()
             self._in_turns.discard(session)
             line = self._lines[session]
