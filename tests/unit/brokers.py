@@ -1,0 +1,241 @@
+"""A broker core with peers in memory: what they are sent is kept for them, and the core's invariants always hold."""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from multihost.broker.core import (
+    BrokerCore,
+    Called,
+    ClientCame,
+    Close,
+    Effect,
+    Event,
+    Gone,
+    Heard,
+    Note,
+    Said,
+    Send,
+    Tick,
+    WorkerCame,
+)
+from multihost.broker.queues import Reply
+from multihost.broker.tasks import TaskState
+from multihost.payload import content_id
+from multihost.wire.messages import Message, check_batch
+
+LEASE_TIMEOUT, SESSION_TIMEOUT = 10.0, 60.0
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function's blob, and the blobs that go before it."""
+
+    content: bytes
+    needs: tuple["Function", ...] = ()
+
+    @property
+    def id(self) -> str:
+        return content_id(self.content, tuple(need.id for need in self.needs))
+
+    @property
+    def messages(self) -> list[Message]:
+        """What a client says to make it known."""
+        before = [message for need in self.needs for message in need.messages]
+        return [*before, ("blob", self.id, self.content, tuple(need.id for need in self.needs))]
+
+
+ARCHIVE = Function(b"archive of sources")
+SQUARE = Function(b"square", (ARCHIVE,))
+CUBE = Function(b"cube", (ARCHIVE,))
+LAMBDA = Function(b"lambda")
+
+
+@dataclass
+class Grant:
+    """One task as a worker got it."""
+
+    token: int
+    session: str
+    function_id: str
+    needs: tuple[str, ...]
+    payload: bytes
+
+
+@dataclass
+class Broker:
+    """See the module. Connections are numbered as the shell would; time stands still unless a test moves it."""
+
+    core: BrokerCore = field(
+        default_factory=lambda: BrokerCore(LEASE_TIMEOUT, SESSION_TIMEOUT, ["get_task_queue", "get_result_queue"], 2)
+    )
+    now: float = 1000.0
+    inbox: dict[int, list[Message]] = field(default_factory=lambda: defaultdict(list))
+    closed: dict[int, Close] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
+    roles: dict[int, str] = field(default_factory=dict)
+    sessions: dict[int, str] = field(default_factory=dict)  # of clients' connections
+    outcomes: dict[tuple[str, int], tuple[str, bytes]] = field(default_factory=dict)  # every one ever told
+
+    # --- peers -------------------------------------------------------------------------------------------------
+
+    def client(self, session: str = "s", limit: int | None = None) -> int:
+        connection = self._connect("client")
+        self.sessions[connection] = session
+        self.handle(ClientCame(connection, session, limit, f"program {session}"))
+        return connection
+
+    def worker(self, worker_id: str = "", slots: int = 1, want: int = 0) -> int:
+        connection = self._connect("worker")
+        worker_id = worker_id or f"w{connection}"
+        self.handle(WorkerCame(connection, worker_id, f"host-{worker_id}", slots, "3.11"))
+        if want:
+            self.say(connection, ("want", want))
+        return connection
+
+    def monitor(self) -> int:
+        return self._connect("monitor")
+
+    def _connect(self, role: str) -> int:
+        connection = len(self.roles) + 1
+        self.roles[connection] = role
+        return connection
+
+    # --- what happens ------------------------------------------------------------------------------------------
+
+    def say(self, connection: int, *messages: Message) -> list[Effect]:
+        return self.handle(Said(connection, check_batch(self.roles[connection], list(messages))))
+
+    def submit(self, client: int, *payloads: bytes, first: int = 0, function: Function = SQUARE) -> list[Effect]:
+        return self.say(client, *function.messages, ("submit", first, function.id, list(payloads)))
+
+    def leave(self, connection: int, delivered: bool = False) -> list[Effect]:
+        return self.handle(Gone(connection, delivered))
+
+    def call(self, connection: int, method: str, *args: object, queue: str = "get_task_queue") -> list[Effect]:
+        return self.handle(Called(connection, queue, method, args, {}))
+
+    def tick(self, seconds: float = 0.5) -> list[Effect]:
+        self.now += seconds
+        return self.handle(Tick())
+
+    def pass_time(self, seconds: float, *alive: int) -> None:
+        """Let time pass in small steps, as it does for a master that runs; the workers ``alive`` are heard."""
+        end = self.now + seconds
+        while self.now < end:
+            for worker in alive:
+                self.handle(Heard(worker))
+            self.tick(min(0.5, end - self.now))
+
+    def handle(self, event: Event) -> list[Effect]:
+        effects = self.core.handle(event, self.now)
+        for effect in effects:
+            match effect:
+                case Send(connection, message):
+                    if connection not in self.closed:
+                        self.inbox[connection].append(message)
+                    self._note_outcomes(connection, message)
+                case Close(connection):
+                    self.closed[connection] = effect
+                case Note():
+                    self.notes.append(effect)
+                case Reply():
+                    self.replies.append(effect)
+        check_invariants(self.core)
+        return effects
+
+    def _note_outcomes(self, connection: int, message: Message) -> None:
+        match message:
+            case ("outcomes", list(rows)):
+                for sequence, kind, content in rows:
+                    told = self.outcomes.setdefault((self.sessions[connection], sequence), (kind, content))
+                    assert told == (kind, content), "a task has two outcomes"
+
+    # --- what peers were sent ----------------------------------------------------------------------------------
+
+    def take(self, connection: int) -> list[Message]:
+        """What a peer was sent since it was asked last."""
+        return self.inbox.pop(connection, [])
+
+    def grants(self, worker: int) -> list[Grant]:
+        """The tasks a worker was granted since it was asked last, in order."""
+        return [
+            Grant(token, session, function_id, needs, payload)
+            for name, *fields in self.take(worker)
+            if name == "grant"
+            for session, function_id, needs, rows in [fields_of_grant(fields)]
+            for token, payload in rows
+        ]
+
+    def payloads(self, worker: int) -> list[bytes]:
+        return [grant.payload for grant in self.grants(worker)]
+
+    def results(self, client: int) -> dict[int, tuple[str, bytes]]:
+        """The outcomes a client was sent since it was asked last."""
+        rows: list[Any] = [row for name, *fields in self.take(client) if name == "outcomes" for row in _rows(fields)]
+        assert len({sequence for sequence, _, _ in rows}) == len(rows)
+        return {sequence: (kind, content) for sequence, kind, content in rows}
+
+    def count(self, name: str) -> Any:
+        return self.core.statistics()[name]
+
+
+def fields_of_grant(fields: list[Any]) -> tuple[str, str, tuple[str, ...], list[tuple[int, bytes]]]:
+    session, function_id, needs, rows = fields
+    return session, function_id, needs, rows
+
+
+def _rows(fields: list[Any]) -> list[Any]:
+    (rows,) = fields
+    assert rows  # an empty message says nothing
+    return list(rows)
+
+
+def check_invariants(core: BrokerCore) -> None:
+    """What must hold after every event, whatever has happened."""
+    ready, lines = core._ready, core._ready._lines
+    queued = [task for line in lines.values() for task in line.tasks]
+    leased = list(core._leases)
+
+    # Each task is in one place, and its state says in which.
+    places = Counter((task.session, task.sequence) for task in queued)
+    places += Counter((task.session, task.sequence) for _, _, task in leased)
+    places += Counter((name, sequence) for name, session in core._sessions.items() for sequence in session.outcomes)
+    assert all(count == 1 for count in places.values()), "a task is in two places"
+    assert all(task.state is TaskState.QUEUED for task in queued)
+    assert all(task.state is TaskState.LEASED for _, _, task in leased)
+    assert all(session in core._sessions for session, _ in places)
+    assert all(sequence < core._sessions[session].next_sequence for session, sequence in places)
+
+    # None is lost from the counts.
+    counts = core.statistics()
+    ended = ("queued", "leased", "done", "failed", "dead", "cancelled")
+    assert counts["submitted"] == sum(int(str(counts[name])) for name in ended)
+
+    # Leases belong to living workers, and the lines count them.
+    assert {worker for worker, _, _ in leased} <= set(core._workers)
+    assert len({token for _, token, _ in leased}) == len(leased)
+    of_session = Counter(task.session for _, _, task in leased)
+    assert {name: line.leased for name, line in lines.items()} == {name: of_session[name] for name in lines}
+    assert all(line.limit is None or line.leased <= line.limit for line in lines.values())
+    assert set(lines) == set(core._sessions)
+
+    # Whoever can take a turn has one; whoever wants a task and could have one has it.
+    assert Counter(ready._turns) == Counter(name for name, line in lines.items() if line.allowance)
+    assert set(ready._turns) == ready._in_turns
+    assert set(core._hungry) == {c for c, w in core._workers.items() if w.wanted > 0 and not w.draining}
+    assert not (core._hungry and ready.available), "a task waits beside a worker that wants one"
+
+    # Code is there as long as somebody may need it, and no longer.
+    blobs = core._blobs._blobs
+    assert all(core._blobs.has(task.session, task.function_id) for task in queued)
+    assert all(blob.sessions and blob.sessions <= set(core._sessions) for blob in blobs.values())
+    assert all(worker.known <= set(blobs) for worker in core._workers.values())
+    for worker, _, task in leased:
+        assert {task.function_id, *core._blobs.needs(task.function_id)} <= core._workers[worker].known
+
+    # A connection serves one session, both ways.
+    assert {c: s.session_id for c, s in core._clients.items()} == {
+        s.connection: s.session_id for s in core._sessions.values() if s.connection is not None
+    }

@@ -1,0 +1,825 @@
+"""multihost/broker/core.py: who gets which task, and that each ends in one outcome, whoever dies."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from multihost.broker.core import MAX_DELIVERIES, Close, Heard, Send
+from multihost.broker.tasks import TRANSITIONS, Task, TaskEvent, TaskState
+from multihost.errors import WorkerDied
+from multihost.payload import content_id, load_error
+from tests.unit.brokers import (
+    ARCHIVE,
+    CUBE,
+    LAMBDA,
+    LEASE_TIMEOUT,
+    SESSION_TIMEOUT,
+    SQUARE,
+    Broker,
+    Function,
+    check_invariants,
+)
+
+
+@pytest.fixture
+def broker() -> Iterator[Broker]:
+    """At the end, as after every event, the invariants hold."""
+    broker = Broker()
+    yield broker
+    check_invariants(broker.core)
+
+
+def numbers(begin: int, end: int) -> list[bytes]:
+    """Payloads that tell the sequence numbers of their tasks."""
+    return [str(number).encode() for number in range(begin, end)]
+
+
+# --- submitting ------------------------------------------------------------------------------------------------------
+
+
+def test_submit_is_accepted_up_to_the_number_after_its_last(broker: Broker) -> None:
+    client = broker.client()
+    broker.submit(client, *numbers(0, 3))
+    assert broker.take(client) == [("accepted", 3)]
+    assert broker.count("queued") == 3
+
+
+def test_submit_repeated_after_a_lost_answer_is_the_same_tasks(broker: Broker) -> None:
+    client = broker.client()
+    broker.submit(client, *numbers(0, 3))
+    broker.submit(client, *numbers(0, 3))
+    broker.submit(client, *numbers(1, 5), first=1)
+    assert broker.take(client) == [("accepted", 3), ("accepted", 3), ("accepted", 5)]
+    assert broker.payloads(broker.worker(want=10)) == numbers(0, 5)
+
+
+def test_task_that_has_ended_is_not_queued_again_by_a_late_repetition(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=1)
+    broker.submit(client, b"0")
+    (grant,) = broker.grants(worker)
+    broker.say(worker, ("settle", [(grant.token, "result", b"r")]))
+    broker.say(client, ("acknowledge", [0]))
+    broker.submit(client, b"0")
+    assert (broker.count("submitted"), broker.count("queued")) == (1, 0)
+
+
+def test_numbers_may_have_gaps(broker: Broker) -> None:
+    client = broker.client()
+    broker.submit(client, b"2", b"3", first=2)
+    broker.submit(client, b"9", first=9)
+    assert broker.take(client) == [("accepted", 4), ("accepted", 10)]
+    assert broker.payloads(broker.worker(want=10)) == [b"2", b"3", b"9"]
+
+
+def test_empty_submit_is_accepted(broker: Broker) -> None:
+    client = broker.client()
+    broker.submit(client)
+    assert broker.take(client) == [("accepted", 0)]
+
+
+# --- granting --------------------------------------------------------------------------------------------------------
+
+
+def test_task_goes_at_once_to_a_worker_that_wants_one(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=1)
+    broker.submit(client, b"0", b"1")
+    grants = broker.grants(worker)
+    assert [(g.session, g.function_id, g.needs, g.payload) for g in grants] == [("s", SQUARE.id, (ARCHIVE.id,), b"0")]
+    assert (broker.count("queued"), broker.count("leased")) == (1, 1)
+
+
+def test_worker_gets_no_more_than_it_wants_and_no_less(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker()
+    broker.submit(client, *numbers(0, 10))
+    assert broker.grants(worker) == []
+    broker.say(worker, ("want", 4))
+    assert broker.payloads(worker) == numbers(0, 4)
+    broker.say(worker, ("want", 100))
+    assert broker.payloads(worker) == numbers(4, 10)
+
+
+def test_want_replaces_what_was_wanted_before(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=5)
+    broker.say(worker, ("want", 2))
+    broker.submit(client, *numbers(0, 10))
+    assert broker.payloads(worker) == numbers(0, 2)
+    broker.say(worker, ("want", 3), ("want", 0))
+    assert broker.grants(worker) == []
+
+
+def test_tasks_are_shared_evenly_between_hungry_workers(broker: Broker) -> None:
+    client = broker.client()
+    workers = [broker.worker(want=100) for _ in range(3)]
+    broker.submit(client, *numbers(0, 10))
+    counts = [len(broker.grants(worker)) for worker in workers]
+    assert sorted(counts) == [3, 3, 4]
+    broker.submit(client, *numbers(10, 12), first=10)
+    assert [len(broker.grants(worker)) for worker in workers].count(1) == 2
+
+
+def test_what_one_worker_does_not_want_goes_to_the_others(broker: Broker) -> None:
+    client = broker.client()
+    modest, greedy = broker.worker(want=1), broker.worker(want=100)
+    broker.submit(client, *numbers(0, 10))
+    assert (len(broker.grants(modest)), len(broker.grants(greedy))) == (1, 9)
+
+
+def test_worker_that_has_waited_longest_is_served_first(broker: Broker) -> None:
+    client = broker.client()
+    workers = [broker.worker(want=10) for _ in range(3)]
+    served = []
+    for number in range(6):
+        broker.submit(client, str(number).encode(), first=number)
+        served += [worker for worker in workers if broker.grants(worker)]
+    assert served == workers * 2
+
+
+def test_session_has_no_more_tasks_leased_than_its_limit(broker: Broker) -> None:
+    client = broker.client(limit=2)
+    workers = [broker.worker(want=10) for _ in range(2)]
+    broker.submit(client, *numbers(0, 5))
+    grants = {worker: broker.grants(worker) for worker in workers}
+    assert broker.count("leased") == 2
+    worker = next(w for w in workers if grants[w])
+    broker.say(worker, ("settle", [(grants[worker][0].token, "result", b"")]))
+    assert broker.count("leased") == 2
+    assert broker.count("queued") == 2
+
+
+@pytest.mark.parametrize("ending", ["settle", "give back", "lose", "die"])
+def test_session_at_its_limit_goes_on_when_a_lease_ends_in_any_way(broker: Broker, ending: str) -> None:
+    client, worker, other = broker.client(limit=1), broker.worker(want=1), broker.worker()
+    broker.submit(client, *numbers(0, 2))
+    (grant,) = broker.grants(worker)
+    broker.say(other, ("want", 1))
+    assert broker.grants(other) == []
+    match ending:
+        case "settle":
+            broker.say(worker, ("settle", [(grant.token, "error", b"")]))
+        case "give back":
+            broker.say(worker, ("give_back", [grant.token]))
+        case "lose":
+            broker.say(worker, ("settle", [(grant.token, "lost", b"killed")]))
+        case "die":
+            broker.leave(worker)
+    assert broker.payloads(other) == [b"1" if ending == "settle" else b"0"]
+
+
+def test_sessions_take_turns_however_much_one_of_them_has(broker: Broker) -> None:
+    busy, quick, worker = broker.client("busy"), broker.client("quick"), broker.worker()
+    broker.submit(busy, *[b"busy"] * 1000)
+    broker.submit(quick, *[b"quick"] * 3)
+    broker.say(worker, ("want", 4))
+    assert sorted(broker.payloads(worker)) == [b"busy", b"busy", b"quick", b"quick"]
+    broker.say(worker, ("want", 4))
+    assert sorted(broker.payloads(worker)) == [b"busy", b"busy", b"busy", b"quick"]
+
+
+def test_sessions_take_turns_when_tasks_are_granted_one_by_one(broker: Broker) -> None:
+    worker = broker.worker()
+    for name in ("a", "b", "c"):
+        broker.submit(broker.client(name), *[name.encode()] * 10)
+    order = []
+    for _ in range(9):
+        broker.say(worker, ("want", 1))
+        order += broker.payloads(worker)
+    assert order == [b"a", b"b", b"c"] * 3
+
+
+def test_session_at_its_limit_does_not_keep_another_waiting(broker: Broker) -> None:
+    narrow, wide, worker = broker.client("narrow", limit=1), broker.client("wide"), broker.worker(want=10)
+    broker.submit(narrow, *[b"narrow"] * 5)
+    broker.submit(wide, *[b"wide"] * 5)
+    assert sorted(broker.payloads(worker)) == [b"narrow", *[b"wide"] * 5]
+
+
+def test_tasks_of_one_function_go_in_one_message_and_those_of_another_apart(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker()
+    broker.submit(client, *numbers(0, 2))
+    broker.submit(client, *numbers(2, 4), first=2, function=CUBE)
+    broker.submit(client, *numbers(4, 5), first=4)
+    broker.say(worker, ("want", 10))
+    grants = [message for message in broker.take(worker) if message[0] == "grant"]
+    assert [message[2] for message in grants] == [SQUARE.id, CUBE.id, SQUARE.id]
+
+
+# --- code ------------------------------------------------------------------------------------------------------------
+
+
+def test_code_is_sent_once_to_each_worker_what_it_needs_first(broker: Broker) -> None:
+    client, worker, other = broker.client(), broker.worker(want=1), broker.worker()
+    broker.submit(client, *numbers(0, 3))
+    broker.say(worker, ("want", 1))
+    assert [message[:2] for message in broker.take(worker)] == [
+        ("blob", ARCHIVE.id),
+        ("blob", SQUARE.id),
+        ("grant", "s"),
+        ("grant", "s"),
+    ]
+    broker.submit(client, b"3", first=3, function=CUBE)
+    broker.say(other, ("want", 1))
+    broker.say(worker, ("want", 1))
+    assert broker.take(other)[:2] == [("blob", ARCHIVE.id, ARCHIVE.content), ("blob", SQUARE.id, SQUARE.content)]
+    assert [message[:2] for message in broker.take(worker)] == [("blob", CUBE.id), ("grant", "s")]
+
+
+def test_worker_that_registers_anew_is_sent_the_code_anew(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker("w", want=1)
+    broker.submit(client, *numbers(0, 2))
+    broker.leave(worker)
+    again = broker.worker("w", want=1)
+    assert [message[0] for message in broker.take(again)] == ["blob", "blob", "grant"]
+
+
+def test_code_that_two_sessions_share_stays_until_both_have_ended(broker: Broker) -> None:
+    one, two, worker = broker.client("one"), broker.client("two"), broker.worker(want=10)
+    broker.submit(one, b"1")
+    broker.submit(two, b"2")
+    broker.submit(two, b"3", first=1, function=LAMBDA)
+    assert [message[0] for message in broker.take(worker)].count("blob") == 3
+    broker.say(one, ("close",))
+    assert broker.take(worker) == [("forget", "one", [])]
+    broker.say(two, ("close",))
+    assert broker.take(worker) == [("forget", "two", sorted([ARCHIVE.id, SQUARE.id, LAMBDA.id]))]
+    assert broker.count("blobs") == 0
+
+
+def test_worker_is_told_to_drop_only_what_it_has(broker: Broker) -> None:
+    client, idle = broker.client(), broker.worker()
+    broker.submit(client, b"0")
+    broker.say(client, ("close",))
+    assert broker.take(idle) == [("forget", "s", [])]
+
+
+# --- outcomes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "counted"), [("result", "done"), ("error", "failed")])
+def test_outcome_reaches_the_client_and_is_counted(broker: Broker, kind: str, counted: str) -> None:
+    client, worker = broker.client(), broker.worker(want=1)
+    broker.submit(client, b"0")
+    (grant,) = broker.grants(worker)
+    broker.say(worker, ("settle", [(grant.token, kind, b"content")]))
+    assert broker.results(client) == {0: (kind, b"content")}
+    assert (broker.count(counted), broker.count("leased")) == (1, 0)
+
+
+def test_outcomes_of_one_message_reach_each_client_in_one_message(broker: Broker) -> None:
+    one, two, worker = broker.client("one"), broker.client("two"), broker.worker(want=4)
+    for client in (one, two):
+        broker.submit(client, b"a", b"b")
+    grants = broker.grants(worker)
+    broker.say(worker, ("settle", [(grant.token, "result", grant.payload) for grant in grants]))
+    for client in (one, two):
+        (message,) = [message for message in broker.take(client) if message[0] == "outcomes"]
+        assert message[1] == [(0, "result", b"a"), (1, "result", b"b")]
+
+
+def test_second_outcome_for_a_token_changes_nothing(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=1)
+    broker.submit(client, b"0")
+    (grant,) = broker.grants(worker)
+    broker.say(worker, ("settle", [(grant.token, "result", b"first"), (grant.token, "error", b"second")]))
+    broker.say(worker, ("settle", [(grant.token, "lost", b"third")]))
+    assert broker.results(client) == {0: ("result", b"first")}
+    assert (broker.count("done"), broker.count("stale")) == (1, 2)
+
+
+def test_outcome_with_a_stale_token_changes_nothing_after_redelivery(broker: Broker) -> None:
+    client, slow = broker.client(), broker.worker(want=1)
+    broker.submit(client, b"0")
+    (old,) = broker.grants(slow)
+    broker.say(slow, ("give_back", [old.token]))
+    quick = broker.worker(want=1)
+    (new,) = broker.grants(quick)
+    assert new.token > old.token
+    broker.say(slow, ("settle", [(old.token, "result", b"stale")]))
+    assert broker.results(client) == {}
+    broker.say(quick, ("settle", [(new.token, "result", b"fresh")]))
+    assert broker.results(client) == {0: ("result", b"fresh")}
+
+
+def test_token_of_another_worker_is_worth_nothing(broker: Broker) -> None:
+    client, owner, thief = broker.client(), broker.worker(want=1), broker.worker()
+    broker.submit(client, b"0")
+    (grant,) = broker.grants(owner)
+    broker.say(thief, ("settle", [(grant.token, "result", b"forged")]), ("give_back", [grant.token, 999]))
+    assert broker.results(client) == {}
+    assert broker.count("leased") == 1
+    broker.say(owner, ("settle", [(grant.token, "result", b"true")]))
+    assert broker.results(client) == {0: ("result", b"true")}
+
+
+# --- workers that die ------------------------------------------------------------------------------------------------
+
+
+def test_tasks_of_a_closed_connection_are_first_in_line_again_and_in_order(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=3)
+    broker.submit(client, *numbers(0, 6))
+    broker.leave(worker)
+    assert (broker.count("queued"), broker.count("leased"), broker.count("redelivered")) == (6, 0, 3)
+    assert broker.payloads(broker.worker(want=10)) == numbers(0, 6)
+
+
+def test_tasks_of_a_dead_worker_go_at_once_to_one_that_waits(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=2)
+    broker.submit(client, *numbers(0, 2))
+    other = broker.worker(want=5)
+    broker.leave(worker)
+    assert broker.payloads(other) == numbers(0, 2)
+
+
+def test_worker_that_falls_silent_loses_its_leases_and_its_connection(broker: Broker) -> None:
+    client, silent, alive = broker.client(), broker.worker(want=1), broker.worker()
+    broker.submit(client, b"0")
+    broker.tick()
+    broker.pass_time(LEASE_TIMEOUT - 0.5, alive)
+    assert broker.count("leased") == 1
+    broker.pass_time(1.0, alive)
+    assert (broker.count("queued"), broker.count("leased")) == (1, 0)
+    assert silent in broker.closed
+    assert alive not in broker.closed
+    assert not broker.closed[silent].broke_rules
+
+
+@pytest.mark.parametrize("sign", ["heartbeat", "settle", "part of a large frame"])
+def test_any_sign_of_life_renews_all_leases(broker: Broker, sign: str) -> None:
+    client, worker = broker.client(), broker.worker(want=2)
+    broker.submit(client, *numbers(0, 2))
+    for _ in range(5):
+        broker.pass_time(LEASE_TIMEOUT * 0.6)
+        match sign:
+            case "heartbeat":
+                broker.say(worker, ("heartbeat",))
+            case "settle":
+                broker.say(worker, ("settle", []))
+            case _:
+                broker.handle(Heard(worker))
+    assert broker.count("leased") == 2
+
+
+def test_worker_that_was_given_up_is_not_believed(broker: Broker) -> None:
+    client, frozen = broker.client(), broker.worker(want=1)
+    broker.submit(client, b"0")
+    (grant,) = broker.grants(frozen)
+    broker.tick()
+    broker.pass_time(LEASE_TIMEOUT + 1)
+    effects = broker.say(frozen, ("settle", [(grant.token, "result", b"late")]))
+    assert [type(effect) for effect in effects] == [Close]
+    broker.leave(frozen)
+    assert broker.results(client) == {}
+    assert broker.count("queued") == 1
+
+
+def test_death_of_a_process_blames_only_its_task(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=2)
+    broker.submit(client, *numbers(0, 3))
+    first, second = broker.grants(worker)
+    broker.say(worker, ("settle", [(first.token, "lost", b"killed by SIGKILL")]))
+    broker.say(worker, ("want", 1))
+    assert broker.payloads(worker) == [b"0"]
+    broker.say(worker, ("settle", [(second.token, "result", b"")]))
+    assert broker.results(client) == {1: ("result", b"")}
+
+
+def test_task_that_spent_its_deliveries_is_a_dead_letter_with_each_reason(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker("a")
+    broker.submit(client, b"0")
+    for _ in range(MAX_DELIVERIES - 1):
+        broker.say(worker, ("want", 1))
+        (grant,) = broker.grants(worker)
+        broker.say(worker, ("settle", [(grant.token, "lost", b"killed by SIGSEGV")]))
+    assert broker.results(client) == {}
+    broker.say(worker, ("want", 1))
+    broker.leave(worker)
+    ((kind, content),) = broker.results(client).values()
+    error = load_error(content)
+    assert kind == "error"
+    assert isinstance(error, WorkerDied)
+    assert error.losses == (
+        "killed by SIGSEGV on worker host-a",
+        "killed by SIGSEGV on worker host-a",
+        "worker host-a was lost: its connection closed",
+    )
+    assert (broker.count("dead"), broker.count("queued"), broker.count("redelivered")) == (1, 0, 2)
+    assert broker.notes[-1].level == "error" or "dead letter" in "".join(note.text for note in broker.notes)
+
+
+def test_reason_that_is_no_text_does_not_stop_the_broker(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=1)
+    broker.submit(client, b"0")
+    (grant,) = broker.grants(worker)
+    broker.say(worker, ("settle", [(grant.token, "lost", b"\xff\xfe")]))
+    assert broker.count("queued") == 1
+
+
+def test_what_is_given_back_is_first_in_line_in_order_and_not_blamed(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker()
+    broker.submit(client, *numbers(0, 4))
+    for _ in range(MAX_DELIVERIES + 2):
+        broker.say(worker, ("want", 2))
+        grants = broker.grants(worker)
+        assert [grant.payload for grant in grants] == numbers(0, 2)
+        broker.say(worker, ("give_back", [grant.token for grant in grants]))
+    assert (broker.count("dead"), broker.count("redelivered"), broker.count("queued")) == (0, 0, 4)
+
+
+def test_draining_worker_gets_nothing_more_and_may_still_settle(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=2)
+    broker.submit(client, b"0")
+    (grant,) = broker.grants(worker)
+    broker.say(worker, ("drain",))
+    broker.submit(client, b"1", first=1)
+    broker.say(worker, ("want", 5))
+    assert broker.grants(worker) == []
+    broker.say(worker, ("settle", [(grant.token, "result", b"")]))
+    assert broker.results(client) == {0: ("result", b"")}
+    ((state),) = [entry["state"] for entry in broker.count("workers")]
+    assert state == "draining"
+
+
+def test_worker_is_told_that_its_drain_is_known_after_all_that_was_granted(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=5)
+    broker.submit(client, b"0")
+    broker.say(worker, ("drain",))
+    assert [message[0] for message in broker.take(worker)][-2:] == ["grant", "draining"]
+
+
+def test_worker_that_comes_back_under_its_id_replaces_itself(broker: Broker) -> None:
+    client, old, other = broker.client(), broker.worker("w", want=2), broker.worker("v")
+    broker.submit(client, *numbers(0, 2))
+    grants = broker.grants(old)
+    broker.say(other, ("want", 1))
+    new = broker.worker("w")
+    assert old in broker.closed
+    assert broker.payloads(other) == [b"0"]  # at once, not at the next tick
+    broker.say(old, ("settle", [(grants[1].token, "result", b"stale")]))
+    broker.leave(old)
+    broker.say(new, ("want", 1))
+    assert broker.payloads(new) == [b"1"]
+    assert broker.results(client) == {}
+    assert len(broker.count("workers")) == 2
+
+
+def test_masters_own_pause_is_not_held_against_workers_and_clients(broker: Broker) -> None:
+    client, worker, away = broker.client(), broker.worker(want=1), broker.client("away")
+    broker.submit(client, b"0")
+    broker.tick()
+    broker.leave(away)
+    broker.tick(SESSION_TIMEOUT + LEASE_TIMEOUT)  # the container was frozen
+    assert (broker.count("leased"), broker.count("sessions")) == (1, 2)
+    assert any("stood still" in note.text for note in broker.notes)
+    broker.pass_time(LEASE_TIMEOUT - 1)
+    assert broker.count("leased") == 1
+    broker.pass_time(2)
+    assert broker.count("leased") == 0
+    assert worker in broker.closed
+
+
+def test_ticks_that_are_a_little_late_are_no_pause(broker: Broker) -> None:
+    broker.worker()
+    broker.tick()
+    for _ in range(8):
+        broker.tick(1.5)
+    assert broker.count("workers") == []
+
+
+# --- clients that leave and return -----------------------------------------------------------------------------------
+
+
+def test_client_that_returns_gets_outcomes_until_it_has_acknowledged_them(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=3)
+    broker.submit(client, *numbers(0, 3))
+    broker.leave(client)
+    for grant in broker.grants(worker):
+        broker.say(worker, ("settle", [(grant.token, "result", grant.payload)]))
+    again = broker.client()
+    everything = {n: ("result", str(n).encode()) for n in range(3)}
+    assert broker.results(again) == everything
+    broker.leave(again)
+    again = broker.client()
+    assert broker.results(again) == everything
+    broker.say(again, ("acknowledge", [0, 2, 77]))
+    broker.leave(again)
+    assert broker.results(broker.client()) == {1: ("result", b"1")}
+
+
+def test_client_that_returns_is_told_what_was_accepted(broker: Broker) -> None:
+    client = broker.client()
+    assert broker.core.knows("s")
+    assert not broker.core.knows("t")
+    broker.submit(client, *numbers(0, 3))
+    broker.leave(client)
+    broker.client()
+    assert broker.core.session_state("s") == {"accepted": 3, "workers": 0}
+
+
+def test_client_on_a_new_connection_closes_its_old_one(broker: Broker) -> None:
+    old = broker.client()
+    new = broker.client()
+    assert old in broker.closed
+    effects = broker.say(old, ("ping",), ("submit", 0, SQUARE.id, [b"0"]))
+    assert [type(effect) for effect in effects] == [Send, Close]
+    assert broker.leave(old) == []
+    broker.submit(new, b"0")
+    assert broker.take(new) == [("accepted", 1)]
+
+
+def test_code_of_a_session_outlives_its_connection(broker: Broker) -> None:
+    broker.say(broker.client(), *SQUARE.messages)
+    again = broker.client()
+    broker.say(again, ("submit", 0, SQUARE.id, [b"0"]))
+    assert broker.take(again) == [("accepted", 1)]
+
+
+def test_session_ends_when_its_client_stays_away_too_long(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=1)
+    broker.submit(client, *numbers(0, 3))
+    (grant,) = broker.grants(worker)
+    broker.tick()
+    broker.leave(client)
+    broker.pass_time(SESSION_TIMEOUT, worker)
+    assert broker.core.knows("s")
+    broker.pass_time(1.0, worker)
+    assert not broker.core.knows("s")
+    assert (broker.count("cancelled"), broker.count("queued"), broker.count("leased")) == (3, 0, 0)
+    assert broker.take(worker) == [("forget", "s", sorted([ARCHIVE.id, SQUARE.id]))]
+    broker.say(worker, ("settle", [(grant.token, "result", b"late")]))
+    assert broker.count("stale") == 1
+
+
+def test_client_that_returns_in_time_keeps_its_session(broker: Broker) -> None:
+    client = broker.client()
+    broker.submit(client, b"0")
+    broker.tick()
+    for _ in range(3):
+        broker.leave(client)
+        broker.pass_time(SESSION_TIMEOUT - 1)
+        client = broker.client()
+    broker.pass_time(2 * SESSION_TIMEOUT)
+    assert broker.count("queued") == 1
+
+
+def test_close_cancels_what_is_left_and_has_the_workers_forget(broker: Broker) -> None:
+    client, worker, idle = broker.client(), broker.worker(want=2), broker.worker()
+    broker.submit(client, *numbers(0, 5))
+    first, second = broker.grants(worker)
+    broker.say(worker, ("settle", [(first.token, "result", b"")]))
+    broker.say(client, ("close",))
+    assert (broker.count("done"), broker.count("cancelled"), broker.count("sessions")) == (1, 4, 0)
+    assert broker.take(worker) == [("forget", "s", sorted([ARCHIVE.id, SQUARE.id]))]
+    assert broker.take(idle) == [("forget", "s", [])]
+    assert client in broker.closed
+    assert not broker.closed[client].broke_rules
+    broker.say(worker, ("settle", [(second.token, "result", b"late")]))
+    assert broker.leave(client) == []
+
+
+def test_session_that_is_closed_while_others_run_leaves_them_alone(broker: Broker) -> None:
+    one, two, worker = broker.client("one"), broker.client("two"), broker.worker(want=4)
+    broker.submit(one, b"1", b"1")
+    broker.submit(two, b"2", b"2")
+    grants = broker.grants(worker)
+    broker.say(one, ("close",))
+    broker.say(worker, ("settle", [(g.token, "result", b"") for g in grants]))
+    assert set(broker.results(two)) == {0, 1}
+    assert broker.count("stale") == 2
+
+
+def test_name_of_a_closed_session_starts_anew(broker: Broker) -> None:
+    client = broker.client()
+    broker.submit(client, b"0")
+    broker.say(client, ("close",))
+    again = broker.client()
+    assert broker.core.session_state("s") == {"accepted": 0, "workers": 0}
+    broker.submit(again, b"0")
+    assert broker.count("queued") == 1
+
+
+# --- cancelling ------------------------------------------------------------------------------------------------------
+
+
+def test_cancel_ends_what_is_queued_and_names_what_it_is_too_late_for(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=2)
+    broker.submit(client, *numbers(0, 5))
+    running, done = broker.grants(worker)
+    broker.say(worker, ("settle", [(done.token, "result", b"")]))
+    broker.take(client)
+    broker.say(client, ("cancel", [0, 1, 3, 4, 99]))
+    assert broker.take(client) == [
+        ("outcomes", [(3, "cancelled", b""), (4, "cancelled", b"")]),
+        ("too_late", [0, 1, 99]),
+    ]
+    assert (broker.count("cancelled"), broker.count("queued")) == (2, 1)
+    broker.say(worker, ("want", 5))
+    assert broker.payloads(worker) == [b"2"]
+    broker.say(worker, ("settle", [(running.token, "result", b"r")]))
+    assert broker.results(client) == {0: ("result", b"r")}
+
+
+def test_cancel_that_is_repeated_is_too_late_and_its_outcome_stays(broker: Broker) -> None:
+    client = broker.client()
+    broker.submit(client, b"0")
+    broker.say(client, ("cancel", [0]))
+    broker.say(client, ("cancel", [0]))
+    assert broker.take(client)[-1] == ("too_late", [0])
+    assert broker.results(broker.client()) == {0: ("cancelled", b"")}
+
+
+# --- notices and questions -------------------------------------------------------------------------------------------
+
+
+def test_clients_are_told_when_the_first_worker_comes_and_the_last_leaves(broker: Broker) -> None:
+    client, other = broker.client("one"), broker.client("two")
+    first = broker.worker()
+    second = broker.worker()
+    assert broker.take(client) == broker.take(other) == [("workers", 1)]
+    broker.leave(first)
+    assert broker.take(client) == []
+    broker.leave(second)
+    assert broker.take(client) == broker.take(other) == [("workers", 0)]
+
+
+@pytest.mark.parametrize(("role", "message"), [("client", "ping"), ("worker", "heartbeat")])
+def test_ping_is_answered(broker: Broker, role: str, message: str) -> None:
+    connection = broker.client() if role == "client" else broker.worker()
+    broker.say(connection, (message,))
+    assert broker.take(connection) == [("pong",)]
+
+
+def test_monitor_is_told_what_the_master_knows_in_plain_data(broker: Broker) -> None:
+    client, worker, monitor = broker.client(), broker.worker("a", slots=4, want=1), broker.monitor()
+    broker.submit(client, b"0", b"1")
+    broker.call(99, "put", "item")
+    broker.say(monitor, ("ask",))
+    assert broker.take(monitor) == [
+        (
+            "statistics",
+            {
+                "queued": 1,
+                "leased": 1,
+                "sessions": 1,
+                "blobs": 2,
+                "submitted": 2,
+                "done": 0,
+                "failed": 0,
+                "dead": 0,
+                "cancelled": 0,
+                "redelivered": 0,
+                "stale": 0,
+                "queues": {"get_task_queue": 1, "get_result_queue": 0},
+                "workers": [
+                    {
+                        "id": "a",
+                        "name": "host-a",
+                        "state": "ready",
+                        "slots": 4,
+                        "python": "3.11",
+                        "leases": 1,
+                        "settled": 0,
+                    }
+                ],
+            },
+        )
+    ]
+    assert broker.leave(monitor) == []
+    assert worker not in broker.closed
+
+
+def test_arguments_and_results_are_never_in_the_log(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=1)
+    broker.submit(client, b"secret argument")
+    (grant,) = broker.grants(worker)
+    broker.say(worker, ("settle", [(grant.token, "error", b"secret result")]))
+    broker.leave(worker)
+    broker.say(client, ("close",))
+    assert not any("secret" in f"{note.text} {note.fields}" for note in broker.notes)
+
+
+# --- shared queues ---------------------------------------------------------------------------------------------------
+
+
+def test_shared_queues_are_served_by_name_and_apart(broker: Broker) -> None:
+    broker.call(50, "put", "task")
+    broker.call(51, "get", queue="get_result_queue")
+    broker.call(52, "get")
+    assert [(reply.connection, reply.value) for reply in broker.replies] == [(50, None), (52, "task")]
+    assert broker.core.exposed("get_task_queue") is not None
+    assert broker.core.exposed("other") is None
+
+
+def test_shared_queue_describes_itself(broker: Broker) -> None:
+    broker.call(50, "put", "task")
+    broker.call(50, "__repr__")
+    assert broker.replies[-1].value == "<shared queue 'get_task_queue', 1 items>"
+
+
+def test_item_goes_back_when_its_getter_died_before_reading_it(broker: Broker) -> None:
+    broker.call(50, "put", "task")
+    broker.call(51, "get")
+    broker.leave(51, delivered=False)
+    broker.call(52, "get")
+    assert (broker.replies[-1].connection, broker.replies[-1].value) == (52, "task")
+
+
+def test_waiting_call_has_a_deadline_and_a_tick_ends_it(broker: Broker) -> None:
+    assert broker.core.next_deadline() is None
+    broker.call(50, "get", True, 3)
+    broker.call(51, "get", True, 2, queue="get_result_queue")
+    assert broker.core.next_deadline() == broker.now + 2
+    broker.tick(2.0)
+    assert [reply.connection for reply in broker.replies] == [51]
+
+
+def test_second_request_of_a_waiting_caller_closes_its_connection(broker: Broker) -> None:
+    broker.call(50, "get")
+    broker.call(50, "qsize")
+    assert broker.closed[50].broke_rules
+
+
+# --- broken rules ----------------------------------------------------------------------------------------------------
+
+ALIEN = Function(b"never sent")
+BAD_OF_A_CLIENT = {
+    "function that was not sent": ("submit", 0, ALIEN.id, [b"0"]),
+    "negative number": ("submit", -1, SQUARE.id, [b"0"]),
+    "content of another hash": ("blob", ALIEN.id, b"other content", ()),
+    "other needs than those in the hash": ("blob", content_id(b"x"), b"x", (ARCHIVE.id,)),
+    "need that was not sent": ("blob", content_id(b"x", (ALIEN.id,)), b"x", (ALIEN.id,)),
+}
+BAD_OF_A_WORKER = {
+    "negative want": ("want", -1),
+    "want beyond reason": ("want", 10**12),
+    "unknown outcome": ("settle", [(1, "result", b""), (2, "cancelled", b"")]),
+}
+
+
+@pytest.mark.parametrize("message", BAD_OF_A_CLIENT.values(), ids=list(BAD_OF_A_CLIENT))
+def test_client_that_breaks_the_rules_is_cut_off_and_nothing_of_its_message_holds(
+    broker: Broker, message: tuple[object, ...]
+) -> None:
+    client = broker.client()
+    broker.say(client, *SQUARE.messages)
+    before = broker.core.statistics()
+    good = ("submit", 0, SQUARE.id, [b"0"])
+    effects = broker.say(client, message, good)
+    assert effects == [Close(client, broker.closed[client].reason, broke_rules=True)]
+    assert broker.core.statistics() == before  # what follows in the batch does not hold either
+    assert broker.core.knows("s")  # a new connection goes on with the session
+
+
+@pytest.mark.parametrize("message", BAD_OF_A_WORKER.values(), ids=list(BAD_OF_A_WORKER))
+def test_worker_that_breaks_the_rules_is_cut_off_and_nothing_of_its_message_holds(
+    broker: Broker, message: tuple[object, ...]
+) -> None:
+    client, worker = broker.client(), broker.worker(want=2)
+    broker.submit(client, b"0", b"1")
+    assert [grant.token for grant in broker.grants(worker)] == [1, 2]
+    broker.take(client)
+    broker.say(worker, message, ("want", 5))
+    assert broker.closed[worker].broke_rules
+    assert broker.results(client) == {}
+    assert broker.count("leased") == 2
+    broker.leave(worker)
+    assert broker.count("queued") == 2
+
+
+def test_what_precedes_a_broken_rule_in_its_batch_holds(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=5)
+    broker.say(client, *SQUARE.messages, ("submit", 0, SQUARE.id, [b"0"]), ("submit", -1, SQUARE.id, []))
+    assert broker.closed[client].broke_rules
+    assert broker.payloads(worker) == [b"0"]
+
+
+def test_function_of_another_session_must_be_sent_again(broker: Broker) -> None:
+    broker.say(broker.client("one"), *SQUARE.messages)
+    two = broker.client("two")
+    broker.say(two, ("submit", 0, SQUARE.id, [b"0"]))
+    assert broker.closed[two].broke_rules
+
+
+# --- the table of transitions ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("event", TaskEvent)
+@pytest.mark.parametrize("state", TaskState)
+def test_task_goes_only_where_the_table_says(state: TaskState, event: TaskEvent) -> None:
+    task = Task("s", 0, SQUARE.id, b"", state)
+    if (state, event) in TRANSITIONS:
+        task.apply(event)
+        assert task.state is TRANSITIONS[state, event]
+    else:
+        with pytest.raises(KeyError):
+            task.apply(event)
+        assert task.state is state
+
+
+def test_settled_task_has_no_way_out() -> None:
+    ends = {TaskState.DONE, TaskState.FAILED, TaskState.CANCELLED, TaskState.DEAD}
+    assert ends.isdisjoint({state for state, _ in TRANSITIONS})
+    assert ends <= set(TRANSITIONS.values())
+
+
+def test_delivery_counts_losses_alone() -> None:
+    task = Task("s", 0, SQUARE.id, b"", losses=("a", "b"))
+    assert task.delivery == 3
