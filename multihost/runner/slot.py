@@ -3,6 +3,7 @@
 This is the only module of the worker in which what clients send is imported and run.
 """
 
+import contextlib
 import ctypes
 import importlib.util
 import io
@@ -55,12 +56,9 @@ def main(pipe: Connection, config: SlotConfig) -> None:
         assert isinstance(stream, io.TextIOWrapper)
         stream.reconfigure(line_buffering=True, write_through=False)  # whole lines, else those of two slots mix
     slot = Slot(pipe, config)
-    while True:
-        try:
-            message = pickle.loads(pipe.recv_bytes())
-        except (EOFError, OSError):
-            return
-        slot.receive(message)
+    with contextlib.suppress(EOFError, OSError):  # the worker closed the pipe, or is gone
+        while True:
+            slot.receive(pickle.loads(pipe.recv_bytes()))
 
 
 def _release_fork_server() -> None:
