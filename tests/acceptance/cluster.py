@@ -28,8 +28,8 @@ PROGRAMS = Path(__file__).resolve().parent / "programs"
 DEADLINE = 60.0
 _POLL_SECONDS = 0.1
 _LOG_LINES_SHOWN = 60
-# Compose has nothing to wait for longer than this: a worker's drain.
-_COMPOSE_SECONDS = 110.0
+# No command has to wait for longer than this: a worker's drain.
+_COMMAND_SECONDS = 110.0
 
 T = TypeVar("T")
 
@@ -56,8 +56,10 @@ def clean_environ(**settings: str) -> dict[str, str]:
     return {**ours, **settings}
 
 
-def run(*command: str | Path, environ: Mapping[str, str], timeout: float = _COMPOSE_SECONDS, check: bool = True) -> str:
-    """The standard output of a command that must succeed."""
+def execute(
+    *command: str | Path, environ: Mapping[str, str], timeout: float = _COMMAND_SECONDS, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run a command at the root of the checkout. Raises: AssertionError: ``check`` is true, and it failed."""
     result = subprocess.run(
         [str(part) for part in command],
         cwd=ROOT,
@@ -71,7 +73,12 @@ def run(*command: str | Path, environ: Mapping[str, str], timeout: float = _COMP
     if check and result.returncode:
         shown = " ".join(map(str, command))
         raise AssertionError(f"{shown} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}")
-    return result.stdout
+    return result
+
+
+def run(*command: str | Path, environ: Mapping[str, str], timeout: float = _COMMAND_SECONDS, check: bool = True) -> str:
+    """The standard output of a command."""
+    return execute(*command, environ=environ, timeout=timeout, check=check).stdout
 
 
 class Entry(NamedTuple):
@@ -165,7 +172,7 @@ class Cluster:
 
     # --- what a test does --------------------------------------------------------------------------------------
 
-    def compose(self, *arguments: str, check: bool = True, timeout: float = _COMPOSE_SECONDS) -> str:
+    def compose(self, *arguments: str, check: bool = True, timeout: float = _COMMAND_SECONDS) -> str:
         """The output of ``docker compose``, which must succeed."""
         try:
             return run("docker", "compose", *arguments, environ=self.environ, check=check, timeout=timeout)
