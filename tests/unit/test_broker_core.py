@@ -365,7 +365,7 @@ def test_worker_that_was_given_up_is_not_believed(broker: Broker) -> None:
     broker.tick()
     broker.pass_time(LEASE_TIMEOUT + 1)
     effects = broker.say(frozen, ("settle", [(grant.token, "result", b"late")]))
-    assert [type(effect) for effect in effects] == [Close]
+    assert effects[-1] == Close(frozen, "this connection's worker was given up", broke_rules=True)
     broker.leave(frozen)
     assert broker.results(client) == {}
     assert broker.count("queued") == 1
@@ -518,8 +518,8 @@ def test_client_on_a_new_connection_closes_its_old_one(broker: Broker) -> None:
     old = broker.client()
     new = broker.client()
     assert old in broker.closed
-    effects = broker.say(old, ("ping",), ("submit", 0, SQUARE.id, [b"0"]))
-    assert [type(effect) for effect in effects] == [Send, Close]
+    effects = broker.say(old, *SQUARE.messages, ("submit", 0, SQUARE.id, [b"0"]))
+    assert effects[-1] == Close(old, "this connection's session has ended", broke_rules=True)
     assert broker.leave(old) == []
     broker.submit(new, b"0")
     assert broker.take(new) == [("accepted", 1)]
@@ -763,7 +763,8 @@ def test_client_that_breaks_the_rules_is_cut_off_and_nothing_of_its_message_hold
     before = broker.core.statistics()
     good = ("submit", 0, SQUARE.id, [b"0"])
     effects = broker.say(client, message, good)
-    assert effects == [Close(client, broker.closed[client].reason, broke_rules=True)]
+    reason = broker.closed[client].reason
+    assert effects == [Send(client, ("refused", reason)), Close(client, reason, broke_rules=True)]
     assert broker.core.statistics() == before  # what follows in the batch does not hold either
     assert broker.core.knows("s")  # a new connection goes on with the session
 
