@@ -4,14 +4,13 @@ Everything made here is removed at the end, also when a test or a start has fail
 """
 
 import os
-import subprocess
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import docker
 import pytest
 
-from tests.acceptance.cluster import COMPOSE_FILE, Cluster, clean_environ, run
+from tests.acceptance.cluster import COMPOSE_FILE, Cluster, clean_environ, execute, run
 
 SHARED_PROJECT = "multihost-test"
 FRESH_PROJECT = "multihost-test-fresh"
@@ -32,18 +31,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def engine() -> Iterator[docker.DockerClient]:
     """The Docker Engine; without one, or without Compose, there is nothing to test."""
+    if reason := why_no_compose():
+        pytest.skip(reason)
+    client = docker.from_env()
     try:
-        client = docker.from_env()
-        client.ping()
-    except docker.errors.DockerException as error:
-        pytest.skip(f"no Docker Engine answers (scripts/prepare-host installs one): {error}")
-    try:
-        compose = subprocess.run(["docker", "compose", "version"], capture_output=True, text=True, check=False)
-        if compose.returncode:
-            pytest.skip(f"no Docker Compose (scripts/prepare-host installs it): {compose.stderr.strip()}")
         yield client
     finally:
         client.close()
+
+
+def why_no_compose() -> str | None:
+    """What is missing on this machine, or None."""
+    remedy = "scripts/prepare-host installs and starts what is missing"
+    try:
+        environ = clean_environ()
+        engine = execute("docker", "version", environ=environ, check=False)
+        compose = execute("docker", "compose", "version", environ=environ, check=False)
+    except FileNotFoundError:
+        return f"Docker is not installed; {remedy}"
+    if engine.returncode:
+        return f"no Docker Engine answers ({engine.stderr.strip()}); {remedy}"
+    if compose.returncode:
+        return f"Docker has no plugin Compose ({compose.stderr.strip()}); {remedy}"
+    return None
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,13 @@
 """The compose file: any number of workers, the main job on them, and what a container may do."""
 
 import re
+import signal
+import subprocess
 from collections import Counter
+from pathlib import Path
 
-from tests.acceptance.cluster import Cluster, host_name, in_container, wait_until
+from tests.acceptance.cluster import DEADLINE, ROOT, Cluster, host_name, in_container, wait_until
+from tests.acceptance.conftest import ClusterMaker
 
 
 def test_four_workers_become_healthy_and_the_master_knows_them(cluster: Cluster) -> None:
@@ -32,6 +36,26 @@ def test_the_main_job_prints_ten_right_results_and_every_worker_takes_part(clust
         assert ran_here, f"{worker.name} took no part"
         ran.update(ran_here)
     assert ran == Counter(f"run task {n} * {n}..." for n in numbers)
+
+
+def test_docker_compose_up_alone_shows_the_results_and_ctrl_c_ends_it(
+    make_cluster: ClusterMaker, tmp_path: Path
+) -> None:
+    cluster = make_cluster()
+    log = tmp_path / "up.log"
+    command = ["docker", "compose", "up", "--build", "--no-color", "--scale", "worker=3"]
+    with log.open("wb") as output:
+        up = subprocess.Popen(command, cwd=ROOT, env=cluster.environ, stdout=output, stderr=output)
+    try:
+        wait_until(lambda: log.read_text().count("Result: ") == 10, "the ten results were shown")
+        assert up.poll() is None, "the job's end ended the cluster"
+        up.send_signal(signal.SIGINT)
+        up.wait(DEADLINE)
+    finally:
+        up.kill()
+    assert cluster.workers == []
+    assert {worker.attrs["State"]["ExitCode"] for worker in cluster.containers("worker")} == {0}
+    assert cluster.master.attrs["State"]["ExitCode"] == 0
 
 
 def test_a_job_without_workers_says_so_and_goes_on_when_one_comes(cluster: Cluster) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from typing import Any
 
 import multihost
 from tests.acceptance.cluster import Cluster, free_port, host_name, in_container, wait_until
@@ -21,6 +22,22 @@ def test_tasks_of_a_killed_worker_run_again_and_no_others(cluster: Cluster) -> N
     interrupted = job.ledger().unfinished(host_name(victim))
     assert interrupted
     assert job.ledger().began == Counter(range(count)) + Counter(interrupted)
+    assert job.ledger().ended == Counter(range(count))
+    assert job.output() == squares(count)
+
+
+def test_a_worker_that_crashes_is_started_again_and_its_task_is_not_lost(cluster: Cluster) -> None:
+    cluster.scale(workers=1)
+    count = 8
+    job = cluster.start_ledger_job(count, seconds=1.0)
+    (worker,) = cluster.workers
+    wait_until(lambda: job.ledger().began, "the worker was in the middle of a task")
+
+    signal_program(worker, "KILL")
+
+    job.succeed()
+    worker.reload()
+    assert worker.attrs["RestartCount"] == 1
     assert job.ledger().ended == Counter(range(count))
     assert job.output() == squares(count)
 
@@ -69,6 +86,21 @@ def test_workers_and_pools_find_a_restarted_master_by_themselves(make_cluster: C
     assert started_at(cluster) == started, "the workers did not wait for the master but were started anew"
 
 
+def test_a_job_survives_its_master(cluster: Cluster) -> None:
+    cluster.scale(workers=2)
+    count = 20
+    job = cluster.start_ledger_job(count, seconds=0.5)
+    wait_until(lambda: len(job.ledger().ended) >= 4, "some tasks had ended and more had not")
+
+    signal_program(cluster.master, "KILL")
+
+    job.succeed()
+    assert cluster.master.attrs["RestartCount"] == 1
+    assert {*job.ledger().ended} == {*range(count)}
+    assert job.output() == squares(count)
+    cluster.wait_for_workers(2)
+
+
 def test_a_master_that_hangs_is_unhealthy_until_it_goes_on_and_its_job_is_completed(make_cluster: ClusterMaker) -> None:
     cluster = make_cluster()
     cluster.scale(workers=1)
@@ -77,10 +109,10 @@ def test_a_master_that_hangs_is_unhealthy_until_it_goes_on_and_its_job_is_comple
     wait_until(lambda: job.ledger().began, "the job was under way")
     cluster.wait_for_health(cluster.master, "healthy")
 
-    signal_program(cluster, "STOP")
+    signal_program(cluster.master, "STOP")
     cluster.wait_for_health(cluster.master, "unhealthy")
     assert job.running
-    signal_program(cluster, "CONT")
+    signal_program(cluster.master, "CONT")
 
     cluster.wait_for_health(cluster.master, "healthy")
     job.succeed()
@@ -119,7 +151,7 @@ def started_at(cluster: Cluster) -> list[str]:
     return [worker.attrs["State"]["StartedAt"] for worker in cluster.workers]
 
 
-def signal_program(cluster: Cluster, name: str) -> None:
-    """Signal the master's program itself, the one child of the container's init."""
+def signal_program(container: Any, name: str) -> None:
+    """Signal the container's program itself, the one child of its init."""
     script = f"kill -{name} $(cat /proc/1/task/1/children)"
-    assert in_container(cluster.master, "sh", "-c", script) == (0, "")
+    assert in_container(container, "sh", "-c", script) == (0, "")
