@@ -47,6 +47,20 @@ class ClientClosed(MultihostError):
         super().__init__(what)
 
 
+class ForkedClient(MultihostError):
+    """A process forked from the one that made a pool or executor used it; the connection is its parent's."""
+
+    def __init__(self, maker: int, user: int) -> None:
+        super().__init__(maker, user)
+        self.maker, self.user = maker, user
+
+    def __str__(self) -> str:
+        return (
+            f"process {self.user} was forked from process {self.maker}, which made this pool; nothing was submitted. "
+            "Make a pool of its own in the forked process."
+        )
+
+
 class ProtocolError(MultihostError, ConnectionError):
     """The peer sent something that the protocol does not know; the connection was closed."""
 

@@ -1,6 +1,7 @@
 """``Executor``: ``concurrent.futures.Executor`` whose processes are the slots of a cluster's workers."""
 
 import atexit
+import os
 import threading
 from collections.abc import Callable
 from concurrent import futures
@@ -58,6 +59,7 @@ class Executor(futures.Executor):
             raise ValueError("max_workers must be greater than 0")
         self._member = Membership("Executor", max_workers, address, authkey, initializer, initargs)
         self._open = True
+        self._process = os.getpid()
         self._pending: dict[Future[Any], int] = {}  # and their sequence numbers; -1: not known yet
         self._changed = threading.Condition()
         # As the standard library's, it finishes at the interpreter's exit what was submitted.
@@ -98,6 +100,8 @@ class Executor(futures.Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept no more calls; ``wait`` for those accepted, after cancelling those that no worker has yet if asked."""
+        if os.getpid() != self._process:
+            return  # a process forked from ours ends; the executor goes on
         with self._changed:
             self._open = False
             sequences = list(self._pending.values())

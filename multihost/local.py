@@ -38,6 +38,7 @@ class LocalCluster:
     """
 
     def __init__(self, slots: int | None = None) -> None:
+        self._maker = os.getpid()
         self.authkey = secrets.token_hex(32).encode()
         answers, theirs = os.pipe()
         self._process = subprocess.Popen(
@@ -59,6 +60,8 @@ class LocalCluster:
 
     def close(self) -> None:
         """Take the cluster down; what still runs there is stopped. May be called twice."""
+        if os.getpid() != self._maker:
+            return  # a process forked from ours ends; the cluster goes on
         atexit.unregister(self.close)
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):

@@ -1,4 +1,7 @@
-"""How the programs log: one event a line, as text or as JSON. Only a ``__main__`` calls ``configure_logging``."""
+"""How the programs log: one event a line, as text or as JSON, and not too often the same.
+
+Only a ``__main__`` calls ``configure_logging``.
+"""
 
 import json
 import logging
@@ -31,3 +34,19 @@ def configure_logging(level: str, form: str) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # asyncio's own debug line about its selector says nothing to a user.
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+class Seldom:
+    """Lets one of many alike lines through in ``seconds``, and counts them. Reads no clock."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._count, self._last = 0, float("-inf")
+
+    def let_through(self, now: float) -> int:
+        """0 while a line is not due; else how many there were since the last one, this one included."""
+        self._count += 1
+        if now - self._last < self._seconds:
+            return 0
+        count, self._count, self._last = self._count, 0, now
+        return count

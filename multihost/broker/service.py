@@ -15,7 +15,8 @@ from multihost.broker.queues import Reply
 from multihost.errors import ProtocolError
 from multihost.settings import Address, Settings
 from multihost.wire.messages import PROTOCOL_VERSION, Message
-from multihost.wire.server import Limits, Peer, Server
+from multihost.wire.peer import Peer
+from multihost.wire.server import Limits, Server
 
 logger = logging.getLogger(__name__)
 

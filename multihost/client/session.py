@@ -18,7 +18,7 @@ from multiprocessing import AuthenticationError
 
 from multihost.client.code import CodeBook, Initializer
 from multihost.client.core import ClientCore
-from multihost.errors import ClientClosed, MultihostError, ProtocolError, TaskTooLarge
+from multihost.errors import ClientClosed, ForkedClient, MultihostError, ProtocolError, TaskTooLarge
 from multihost.payload import dumps, load_error, loads
 from multihost.settings import Address
 from multihost.wire.connection import Connection, GivenUp, Patience, attach
@@ -92,8 +92,10 @@ class Session:
 
         What cannot be sent fails through the callback, too, and has no number (-1). Blocks while this side holds too
         many tasks that the master has not accepted.
-        Raises: the error that ended the session.
+        Raises: the error that ended the session; ForkedClient.
         """
+        if os.getpid() != self._process:
+            raise ForkedClient(self._process, os.getpid())
         try:
             with self._code_lock:
                 blobs = self._code.blobs_for(function)

@@ -247,3 +247,29 @@ def test_an_initializer_must_be_callable(kind: type) -> None:
 def test_an_executor_needs_at_least_one_worker() -> None:
     with pytest.raises(ValueError, match="greater than 0"):
         multihost.Executor(0)
+
+
+def test_a_forked_process_is_refused_and_ends_without_waiting(cluster: Cluster, tmp_path: Path) -> None:
+    program = tmp_path / "forks.py"
+    program.write_text(
+        "import os, sys, multihost\n"
+        "def square(n):\n    return n * n\n"
+        "if __name__ == '__main__':\n"
+        "    with multihost.Executor() as executor, multihost.Pool() as pool:\n"
+        "        pending = executor.submit(square, 5)\n"
+        "        for use in (lambda: executor.submit(square, 1), lambda: pool.apply(square, (1,))):\n"
+        "            child = os.fork()\n"
+        "            if child == 0:\n"
+        "                try:\n"
+        "                    use()\n"
+        "                except multihost.ForkedClient as error:\n"
+        "                    print('refused:', error)\n"
+        "                sys.exit()\n"
+        "            assert os.waitpid(child, 0)[1] == 0\n"
+        "        print('parent', pending.result(), pool.apply(square, (6,)))\n"
+    )
+    cluster.start_master()
+    cluster.start_worker()
+    output = cluster.run(program)
+    assert output.count("refused: process") == 2
+    assert "parent 25 36" in output

@@ -18,6 +18,7 @@ EXAMPLES: dict[type[BaseException], BaseException] = {
         errors.AuthkeyMissing("no authkey"),
         errors.MasterUnreachable("master:5000", 60.0, "connection refused"),
         errors.ClientClosed(),
+        errors.ForkedClient(100, 101),
         errors.ProtocolError("a frame claims too much"),
         errors.TaskTooLarge("the arguments of a task", 2048, 1024),
         errors.ResultTooLarge(2048, 1024),

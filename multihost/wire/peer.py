@@ -1,0 +1,254 @@
+"""One connection, as the server sees it: a stranger, then a stock client that makes requests, or a link of ours."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Sequence
+from multiprocessing import AuthenticationError
+from typing import TYPE_CHECKING, Protocol
+
+from multihost.errors import ProtocolError
+from multihost.wire import messages, sockets
+from multihost.wire.frames import Buffer, FrameReader, frame
+from multihost.wire.handshake import FAILURE, MAX_HANDSHAKE_FRAME, ServerHandshake
+
+if TYPE_CHECKING:
+    from multihost.wire.server import Server
+
+logger = logging.getLogger(__name__)
+
+_FRAME_SLACK = 16 * 1024 * 1024  # a batch holds one payload of the largest size, or many small ones and their names
+_DELIVERY_POLL_SECONDS, _DELIVERY_POLLS = 0.01, 200
+
+
+class Handler(Protocol):
+    """What the server leaves to others. A peer is known by its number."""
+
+    def started(self, server: "Server") -> None:
+        """The event loop runs; nothing has been accepted yet."""
+
+    def queue_methods(self, name: str) -> tuple[str, ...] | None:
+        """What a client may call on the shared queue ``name``; None when there is none."""
+
+    def called(self, peer: int, queue: str, method: str, args: tuple[object, ...], kwds: dict[str, object]) -> None:
+        """A request to a shared queue; to be answered by ``Peer.reply``."""
+
+    def hello(self, peer: "Peer", role: str, info: dict[str, object]) -> object:
+        """A peer of ours opens its link; what is returned is its answer, a ProtocolError its refusal."""
+
+    def said(self, peer: int, batch: list[messages.Message]) -> None:
+        """A checked batch of messages."""
+
+    def heard(self, peer: int) -> None:
+        """Part of a large frame has come."""
+
+    def writable(self, peer: int) -> None:
+        """The peer has read enough that more can be sent."""
+
+    def closed(self, peer: int, delivered: bool) -> None:
+        """The connection ended; ``delivered``: everything sent on it is known to have reached the peer's program."""
+
+
+class Peer(asyncio.BufferedProtocol):
+    """One connection: a stranger, then a stock client that makes requests, or a link of ours with a ``role``."""
+
+    def __init__(self, server: "Server", number: int) -> None:
+        self.number = number
+        self.address = "?"
+        self.writable = True
+        self._server = server
+        self._handler = server.handler
+        self._handshake = ServerHandshake(server.authkey)
+        self._frames = FrameReader(MAX_HANDSHAKE_FRAME)
+        self._receive = self._receive_handshake
+        self._role = ""
+        self._transport: asyncio.Transport
+        self._deadline: asyncio.TimerHandle
+        self._delivered: bool | None = None  # None while the connection lives
+        self._closing: asyncio.Future[None]
+
+    # --- what asyncio calls ------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        sockets.configure(transport.get_extra_info("socket"))
+        host, port = transport.get_extra_info("peername")[:2]
+        self.address = f"{host}:{port}"
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(self._server.limits.handshake_seconds, self._handshake_expired)
+        self._server.began(self, host)
+        self.write_frame([self._handshake.greeting()])
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._frames.space()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        try:
+            for content in self._frames.received(nbytes):
+                self._receive(content)
+                if self._transport.is_closing():
+                    return
+        except ProtocolError as error:
+            self._break_off(str(error))
+            return
+        if self._frames.pending and self._role:
+            self._handler.heard(self.number)
+
+    def eof_received(self) -> bool:
+        # The peer has closed. If the kernel still waits for acknowledgements, it is not known whether he got our last
+        # answer: keep the socket until it is, for an item of a shared queue must not be lost with him.
+        if self._receive == self._receive_handshake or self._transport.is_closing():
+            return False
+        self._closing = asyncio.ensure_future(self._close_when_known())
+        return True
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._deadline.cancel()
+        self._server.ended(self, delivered=error is None and self._delivered is not False)
+
+    def pause_writing(self) -> None:
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        self._handler.writable(self.number)
+
+    # --- what the handler calls --------------------------------------------------------------------------------
+
+    def reply(self, kind: str, value: object) -> None:
+        """Answer a request of the managers protocol."""
+        self.write_frame(messages.encode((kind, value)))
+
+    def send(self, batch: Sequence[messages.Message]) -> None:
+        """Send a batch of messages on a link."""
+        self.write_frame(messages.encode(list(batch)))
+
+    def write_frame(self, parts: list[Buffer]) -> None:
+        if not self._transport.is_closing():
+            for part in frame(parts):
+                self._transport.write(part)
+
+    def close(self) -> None:
+        """Close after what was written has been sent."""
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    # --- frames ------------------------------------------------------------------------------------------------
+
+    def _receive_handshake(self, content: memoryview) -> None:
+        try:
+            answers = self._handshake.receive(bytes(content))
+        except AuthenticationError as error:
+            self._server.refused(self, str(error))
+            self.write_frame([FAILURE])
+            self.close()
+            return
+        for answer in answers:
+            self.write_frame([answer])
+        if self._handshake.done:
+            self._deadline.cancel()
+            self._frames.limit = self._server.limits.max_payload + _FRAME_SLACK
+            self._receive = self._receive_first
+            # A stock client holds its first request back, 40 ms long, until its last word of the handshake has arrived.
+            sockets.acknowledge_now(self._transport.get_extra_info("socket"))
+            self._server.authenticated(self)
+
+    def _receive_first(self, content: memoryview) -> None:
+        """The first request of a connection: what it is to be used for."""
+        _, name, args, kwds = self._request(content)
+        if name not in messages.FIRST_REQUESTS:
+            self.reply("#TRACEBACK", f"{name[:80]!r} is not served; multihost has no request of that name")
+        elif name == "hello":
+            self._hello(*args)
+        elif name == "accept_connection":
+            self._receive = self._receive_call
+            self.reply("#RETURN", None)
+        elif name == "create":
+            self._create(args, kwds)
+        else:
+            self.reply("#RETURN", None)  # dummy, incref, decref: a shared queue lives as long as the master
+
+    def _receive_call(self, content: memoryview) -> None:
+        """A request to a shared queue."""
+        try:
+            queue, method, args, kwds = self._request(content)
+        except ProtocolError as error:
+            self.reply("#ERROR", TypeError(str(error)))
+            return
+        if self._handler.queue_methods(queue) is None:
+            self.reply("#TRACEBACK", f"there is no shared queue {queue[:80]!r}")
+        else:
+            self._handler.called(self.number, queue, method, args, kwds)
+
+    def _receive_batch(self, content: memoryview) -> None:
+        self._handler.said(self.number, messages.check_batch(self._role, messages.decode(content)))
+
+    def _request(self, content: memoryview) -> tuple[str, str, tuple[object, ...], dict[str, object]]:
+        request = messages.decode(content)
+        match request:
+            case (None | str() as ident, str(method), tuple(args), dict(kwds)) if all(
+                isinstance(key, str) for key in kwds
+            ):
+                return str(ident), method, args, kwds
+        raise ProtocolError("a request must be (ident, method, args, kwds)")
+
+    def _create(self, args: tuple[object, ...], kwds: dict[str, object]) -> None:
+        name = args[0] if args else None
+        methods = self._handler.queue_methods(name) if isinstance(name, str) else None
+        if methods is None:
+            self.reply("#TRACEBACK", f"the master has no shared queue {str(name)[:80]!r}")
+        elif len(args) > 1 or kwds:
+            self.reply("#TRACEBACK", f"{name}() takes no arguments: the queue lives in the master")
+        else:
+            self.reply("#RETURN", (name, methods))
+
+    def _hello(self, *args: object) -> None:
+        match args:
+            case (str(role), dict(info)) if role in messages.ROLES:
+                pass
+            case _:
+                raise ProtocolError(f"a hello names one of the roles {', '.join(messages.ROLES)}")
+        try:
+            answer = self._handler.hello(self, role, info)
+        except ProtocolError as error:
+            self.reply("#ERROR", error)
+            self.close()
+            return
+        self._role, self._receive = role, self._receive_batch
+        self.reply("#RETURN", answer)
+
+    # --- endings -----------------------------------------------------------------------------------------------
+
+    def _break_off(self, reason: str) -> None:
+        if self._receive == self._receive_handshake:
+            self._server.refused(self, reason)
+        else:
+            fields = {"event": "protocol_error", "peer": self.address}
+            logger.warning("closed the connection of %s: %s", self.address, reason, extra=fields)
+        if self._role:
+            self.send([("refused", reason)])
+            self.close()
+        else:
+            self.abort()
+
+    def _handshake_expired(self) -> None:
+        self._server.refused(self, "it did not finish its handshake in time")
+        self.abort()
+
+    async def _close_when_known(self) -> None:
+        sock = self._transport.get_extra_info("socket")
+        for _ in range(_DELIVERY_POLLS):
+            if self._transport.is_closing():
+                return
+            if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                break
+            if not self._transport.get_write_buffer_size() and not sockets.unacknowledged(sock.fileno()):
+                self._delivered = True
+                self.close()
+                return
+            await asyncio.sleep(_DELIVERY_POLL_SECONDS)
+        self._delivered = False
+        self.abort()

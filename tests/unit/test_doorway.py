@@ -1,0 +1,42 @@
+"""Tests of the doorway, where peers without a proof of the key stand, and of lines that are logged seldom."""
+
+from multihost.logs import Seldom
+from multihost.wire.doorway import Doorway
+
+
+def test_the_oldest_of_an_address_makes_room_for_the_newest_from_there() -> None:
+    doorway: Doorway[int] = Doorway(most=100, most_per_address=3)
+    assert [doorway.arrive(who, "flood") for who in range(5)] == [None, None, None, 0, 1]
+    assert list(doorway) == [2, 3, 4]
+
+
+def test_a_flood_from_one_address_leaves_others_alone() -> None:
+    doorway: Doorway[int] = Doorway(most=100, most_per_address=3)
+    doorway.arrive(-1, "honest")
+    for who in range(50):
+        assert doorway.arrive(who, "flood") != -1
+    assert -1 in list(doorway)
+
+
+def test_the_oldest_of_all_makes_room_when_the_doorway_is_full() -> None:
+    doorway: Doorway[int] = Doorway(most=3, most_per_address=3)
+    assert [doorway.arrive(who, f"address {who}") for who in range(5)] == [None, None, None, 0, 1]
+    assert len(doorway) == 3
+
+
+def test_who_has_left_takes_no_room_and_may_leave_again() -> None:
+    doorway: Doorway[int] = Doorway(most=100, most_per_address=2)
+    doorway.arrive(1, "here")
+    doorway.arrive(2, "here")
+    doorway.leave(1)
+    doorway.leave(1)
+    assert doorway.arrive(3, "here") is None
+    assert list(doorway) == [2, 3]
+
+
+def test_one_of_many_alike_lines_is_let_through_with_their_number() -> None:
+    seldom = Seldom(10.0)
+    assert seldom.let_through(now=100.0) == 1
+    assert [seldom.let_through(now=100.0 + n) for n in range(1, 10)] == [0] * 9
+    assert seldom.let_through(now=110.0) == 10
+    assert seldom.let_through(now=200.0) == 1
