@@ -1,0 +1,569 @@
+"""multihost/runner/core.py: which child runs what, how much a worker asks for, and how it leaves."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from multihost.runner.core import (
+    CHILD_SECONDS,
+    HOLD_SECONDS,
+    MAX_HELD,
+    STUCK_SECONDS,
+    WARM_CHILDREN,
+    ChildDied,
+    DrainAsked,
+    Exit,
+    Finished,
+    Kill,
+    Run,
+    Send,
+)
+from tests.unit.runners import DRAIN_TIMEOUT, Runner
+
+MakeRunner = Callable[[int], Runner]
+MILLISECOND = 0.001
+
+
+@pytest.fixture
+def make_runner() -> Iterator[MakeRunner]:
+    """Makes a connected runner of some slots; its invariants are checked after each event and at the end."""
+    made: list[Runner] = []
+
+    def make(slots: int) -> Runner:
+        made.append(Runner(slots))
+        return made[-1]
+
+    yield make
+    for runner in made:
+        runner._check()
+
+
+@pytest.fixture
+def runner(make_runner: MakeRunner) -> Runner:
+    """Two slots."""
+    return make_runner(2)
+
+
+def measured(runner: Runner, seconds: float, function: str = "f") -> None:
+    """Let ``runner`` learn that a function takes ``seconds``."""
+    for _ in range(60):
+        runner.grant(1, function=function)
+        runner.finish(runner.busy[0], seconds=seconds)
+    runner.outbox.clear()
+    runner.runs.clear()
+
+
+# --- running ---------------------------------------------------------------------------------------------------------
+
+
+def test_task_is_run_at_once_in_a_child_of_its_own_session(runner: Runner) -> None:
+    (token,) = runner.grant(1, needs=("archive",), payload=b"arguments")
+    (run,) = runner.runs
+    assert run == Run(run.child, "f", True, [(token, b"arguments")])
+    assert runner.processes[run.child].needs == ("archive",)
+
+
+def test_each_free_slot_gets_one_task_while_their_duration_is_unknown(make_runner: MakeRunner) -> None:
+    runner = make_runner(4)
+    runner.grant(3)
+    assert [len(run.tasks) for run in runner.runs] == [1, 1, 1]
+    assert len({run.child for run in runner.runs}) == 3
+
+
+def test_no_more_children_work_than_there_are_slots_and_the_rest_waits_in_order(runner: Runner) -> None:
+    tokens = runner.grant(5)
+    assert len(runner.busy) == 2
+    for token in tokens[2:]:
+        child = runner.busy[0]
+        runner.finish(child)
+        assert runner.runs[-1].child == child
+        assert [task for task, _ in runner.runs[-1].tasks] == [token]
+
+
+def test_function_is_new_to_each_child_once(make_runner: MakeRunner) -> None:
+    runner = make_runner(1)
+    for function in ("f", "f", "g", "f"):
+        runner.grant(1, function=function)
+        runner.finish(runner.busy[0])
+    assert [run.new for run in runner.runs] == [True, False, True, False]
+    assert len(runner.started) == 1
+
+
+def test_child_serves_one_session_and_one_state_of_its_code(make_runner: MakeRunner) -> None:
+    runner = make_runner(1)
+    for session, needs in (("a", ("one",)), ("b", ("one",)), ("a", ("two",)), ("a", ("one",))):
+        runner.grant(1, session, needs=needs)
+        runner.finish(runner.busy[0])
+    children = [run.child for run in runner.runs]
+    assert children[3] == children[0]
+    assert len(set(children)) == 3
+
+
+def test_outcomes_are_settled_as_they_come(runner: Runner) -> None:
+    tokens = runner.grant(2)
+    runner.finish(runner.busy[1], kind="error")
+    assert runner.said("settle") == [[(tokens[1], "error", b"")]]
+
+
+def test_tiny_tasks_go_to_a_child_in_batches_that_last_a_few_milliseconds(make_runner: MakeRunner) -> None:
+    runner = make_runner(2)
+    measured(runner, MILLISECOND)
+    runner.grant(40)
+    assert {len(run.tasks) for run in runner.runs} == {int(CHILD_SECONDS / MILLISECOND)}
+
+
+def test_batch_does_not_take_the_share_of_another_slot(make_runner: MakeRunner) -> None:
+    runner = make_runner(2)
+    measured(runner, 0.000_01)
+    runner.grant(10)
+    assert [len(process.tasks) for process in runner.processes.values()] == [5, 5]
+
+
+def test_pipe_of_a_busy_child_is_filled_again_when_it_is_half_empty(make_runner: MakeRunner) -> None:
+    runner = make_runner(1)
+    measured(runner, MILLISECOND)
+    runner.grant(12)
+    (child,) = runner.busy
+    room = int(CHILD_SECONDS / MILLISECOND)
+    assert len(runner.processes[child].tasks) == room
+    runner.finish(child, count=room // 2 - 1, seconds=MILLISECOND)
+    assert len(runner.processes[child].tasks) == room // 2 + 1
+    runner.finish(child, seconds=MILLISECOND)
+    assert len(runner.processes[child].tasks) == room // 2 + room
+
+
+def test_batch_is_of_one_function(make_runner: MakeRunner) -> None:
+    runner = make_runner(1)
+    measured(runner, MILLISECOND, "f")
+    measured(runner, MILLISECOND, "g")
+    f, g = runner.grant(6, function="f"), runner.grant(2, function="g")
+    runner.finish(runner.busy[0], 2, seconds=MILLISECOND)
+    runner.finish(runner.busy[0], 2, seconds=MILLISECOND)
+    runs = [(run.function_id, [token for token, _ in run.tasks]) for run in runner.runs]
+    assert runs == [("f", f[:4]), ("f", f[4:]), ("g", g)]
+
+
+def test_idle_child_of_a_session_waits_for_a_slot_like_any_other(make_runner: MakeRunner) -> None:
+    runner = make_runner(1)
+    measured(runner, MILLISECOND)
+    runner.grant(1, "other")
+    runner.grant(2, "s")
+    assert [runner.processes[child].session for child in runner.busy] == ["other"]
+
+
+def test_slow_task_gets_nothing_behind_it_in_its_pipe(make_runner: MakeRunner) -> None:
+    runner = make_runner(1)
+    measured(runner, 1.0)
+    runner.grant(3)
+    assert [len(process.tasks) for process in runner.processes.values()] == [1]
+
+
+def test_outcome_of_a_child_that_was_killed_meanwhile_is_not_settled(runner: Runner) -> None:
+    (token,) = runner.grant(1)
+    (child,) = runner.busy
+    runner.receive(("forget", "s", []))
+    assert runner.handle(Finished(child, [(token, "result", b"")], 1.0)) == []
+
+
+def test_outcome_that_a_child_made_up_is_not_settled(runner: Runner) -> None:
+    (token,) = runner.grant(1)
+    (child,) = runner.busy
+    runner.processes[child].tasks.clear()
+    runner.handle(Finished(child, [(token + 1, "result", b"forged"), (token, "result", b"true")], 1.0))
+    assert runner.said("settle") == [[(token, "result", b"true")]]
+
+
+# --- how much to ask for ---------------------------------------------------------------------------------------------
+
+
+def test_worker_asks_for_one_task_a_slot_while_durations_are_unknown(make_runner: MakeRunner) -> None:
+    assert make_runner(8).said("want") == [8]
+
+
+@pytest.mark.parametrize("seconds", [MILLISECOND, 0.004, HOLD_SECONDS / 2])
+def test_worker_holds_what_its_slots_finish_in_the_holding_time(make_runner: MakeRunner, seconds: float) -> None:
+    runner = make_runner(2)
+    measured(runner, seconds)
+    assert runner.core.held + runner.wanted == pytest.approx(2 * HOLD_SECONDS / seconds, rel=0.3)
+    runner.grant(runner.wanted)
+    assert runner.core.held * seconds / 2 == pytest.approx(HOLD_SECONDS, rel=0.3)
+
+
+def test_worker_holds_a_bounded_number_of_the_tiniest_tasks(make_runner: MakeRunner) -> None:
+    runner = make_runner(3)
+    measured(runner, 0.0)
+    assert runner.wanted <= 3 * MAX_HELD
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 8, 16, 64])
+def test_slot_that_falls_free_is_announced_at_once_when_tasks_are_slow(make_runner: MakeRunner, slots: int) -> None:
+    runner = make_runner(slots)
+    runner.grant(slots)
+    runner.said("want")
+    runner.finish(runner.busy[0], seconds=10.0)
+    assert runner.said("want") == [1]
+
+
+def test_unknown_function_beside_known_ones_is_asked_for_one_a_slot(make_runner: MakeRunner) -> None:
+    runner = make_runner(2)
+    measured(runner, MILLISECOND)
+    assert runner.wanted > 10
+    runner.grant(1, function="unknown")
+    assert runner.wanted <= 1
+
+
+def test_slowest_function_that_runs_says_how_much_is_held(make_runner: MakeRunner) -> None:
+    runner = make_runner(2)
+    measured(runner, 1.0, "slow")
+    measured(runner, MILLISECOND, "quick")
+    runner.grant(1, function="slow")
+    runner.grant(1, function="quick")
+    assert runner.wanted == 0
+
+
+def test_small_changes_of_a_large_want_are_not_worth_a_message(make_runner: MakeRunner) -> None:
+    runner = make_runner(4)
+    measured(runner, MILLISECOND)
+    runner.grant(runner.wanted)
+    runner.outbox.clear()
+    held, messages = runner.core.held, 0
+    for _ in range(held):
+        runner.finish(runner.busy[0], seconds=MILLISECOND)
+        messages += len(runner.said("want"))
+    assert 1 <= messages <= 8
+    assert runner.wanted >= 0.7 * held
+
+
+def test_nothing_is_said_while_nothing_changes(runner: Runner) -> None:
+    runner.outbox.clear()
+    for _ in range(5):
+        runner.receive(("pong",))
+        runner.tick(1.0)
+    assert runner.outbox == []
+
+
+def test_grant_that_was_asked_for_is_not_answered_by_another_want(make_runner: MakeRunner) -> None:
+    runner = make_runner(3)
+    runner.outbox.clear()
+    for _ in range(3):
+        runner.grant(1)
+    assert runner.outbox == []
+
+
+# --- tasks stuck behind a long one -----------------------------------------------------------------------------------
+
+
+def test_tasks_that_wait_too_long_behind_others_are_given_back_and_asked_for_no_more(make_runner: MakeRunner) -> None:
+    runner = make_runner(1)
+    measured(runner, MILLISECOND)
+    tokens = runner.grant(20)
+    waiting = tokens[len(runner.processes[runner.busy[0]].tasks) :]
+    runner.tick(STUCK_SECONDS)
+    assert runner.said("give_back") == []
+    assert runner.core.impatient
+    runner.tick(STUCK_SECONDS / 2)
+    assert runner.said("give_back") == [waiting]
+    assert runner.said("want")[-1:] in ([], [0])
+    assert runner.wanted == 0
+    assert not runner.core.impatient
+
+
+def test_tasks_are_not_given_back_while_there_is_progress(make_runner: MakeRunner) -> None:
+    runner = make_runner(1)
+    measured(runner, MILLISECOND)
+    runner.grant(20)
+    for _ in range(10):
+        runner.tick(STUCK_SECONDS * 0.9)
+        runner.finish(runner.busy[0], seconds=MILLISECOND)
+    assert runner.said("give_back") == []
+
+
+def test_worker_that_was_idle_does_not_give_back_what_has_just_come(make_runner: MakeRunner) -> None:
+    runner = make_runner(1)
+    runner.tick(100.0)
+    runner.grant(3)
+    runner.tick(STUCK_SECONDS / 2)
+    assert runner.said("give_back") == []
+
+
+# --- children that die -----------------------------------------------------------------------------------------------
+
+
+def test_death_of_a_child_blames_the_first_task_and_runs_the_others_anew_in_order(make_runner: MakeRunner) -> None:
+    runner = make_runner(1)
+    measured(runner, MILLISECOND)
+    tokens = runner.grant(12)
+    runner.runs.clear()
+    (child,) = runner.busy
+    room = len(runner.processes[child].tasks)
+    assert room > 1
+    runner.die(child, "its process was killed by SIGSEGV")
+    assert runner.said("settle") == [[(tokens[0], "lost", b"its process was killed by SIGSEGV")]]
+    assert runner.busy != [child]
+    assert [token for run in runner.runs for token, _ in run.tasks] == tokens[1 : 1 + room]
+    assert runner.runs[0].new
+
+
+def test_death_after_some_outcomes_blames_the_next_task(make_runner: MakeRunner) -> None:
+    runner = make_runner(1)
+    measured(runner, MILLISECOND)
+    tokens = runner.grant(4)
+    (child,) = runner.busy
+    runner.finish(child, count=2, seconds=MILLISECOND)
+    runner.outbox.clear()
+    runner.die(child)
+    ((row,),) = runner.said("settle")
+    assert row[:2] == (tokens[2], "lost")
+
+
+def test_death_of_an_idle_child_loses_nothing(runner: Runner) -> None:
+    runner.grant(1)
+    (child,) = runner.busy
+    runner.finish(child)
+    runner.outbox.clear()
+    runner.die(child)
+    assert runner.outbox == []
+    assert runner.notes[-1].level == "warning"
+    runner.grant(1)
+    assert runner.runs[-1].new
+    assert runner.runs[-1].child != child
+
+
+def test_death_of_a_child_that_was_killed_on_purpose_is_no_news(runner: Runner) -> None:
+    runner.grant(1)
+    (child,) = runner.busy
+    runner.receive(("forget", "s", []))
+    assert runner.handle(ChildDied(child, "killed by SIGKILL")) == []
+
+
+# --- sessions that end, masters that vanish --------------------------------------------------------------------------
+
+
+def test_forgotten_session_is_killed_and_dropped_and_others_go_on(runner: Runner) -> None:
+    runner.grant(5, "gone", "f", needs=("archive",))
+    runner.finish(runner.busy[0])
+    runner.grant(2, "stays", "g")
+    killed = [child for child, process in runner.processes.items() if process.session == "gone"]
+    runner.receive(("forget", "gone", ["archive", "f"]))
+    assert sorted(runner.killed) == sorted(killed)
+    assert runner.blobs == {"g"}
+    assert set(runner.leases.values()) == {"stays"}
+    assert len(runner.busy) == 2
+
+
+def test_forgotten_function_is_measured_anew_when_it_comes_again(make_runner: MakeRunner) -> None:
+    runner = make_runner(2)
+    measured(runner, MILLISECOND)
+    runner.receive(("forget", "s", ["f"]))
+    runner.grant(8)
+    assert [len(run.tasks) for run in runner.runs] == [1, 1]
+
+
+def test_worker_that_lost_its_master_stops_and_forgets_all(runner: Runner) -> None:
+    measured(runner, MILLISECOND)
+    runner.grant(5)
+    runner.disconnect()
+    assert runner.core.held == 0
+    assert runner.blobs == set()
+    assert runner.processes == {}
+    assert not runner.core.impatient
+    runner.connect()
+    assert runner.said("want") == [2]
+    runner.grant(1)
+    assert runner.runs[-1].new
+
+
+def test_nothing_is_asked_for_before_there_is_a_connection() -> None:
+    runner = Runner(2, connect=False)
+    runner.tick(1.0)
+    assert runner.outbox == []
+    runner.connect()
+    assert runner.said("want") == [2]
+
+
+# --- warm children ---------------------------------------------------------------------------------------------------
+
+
+def test_idle_children_are_kept_warm_and_the_longest_unused_makes_room(make_runner: MakeRunner) -> None:
+    runner = make_runner(1)
+    for number in range(WARM_CHILDREN + 2):
+        runner.grant(1, f"session-{number}")
+        runner.finish(runner.busy[0])
+    assert runner.killed == runner.started[:2]
+    assert len(runner.idle) == WARM_CHILDREN
+
+
+def test_child_that_was_used_again_is_not_the_longest_unused(make_runner: MakeRunner) -> None:
+    runner = make_runner(1)
+    for session in ("a", "b", "c", "d", "a", "e"):
+        runner.grant(1, session)
+        runner.finish(runner.busy[0])
+    assert runner.killed == [runner.started[1]]
+
+
+def test_working_children_are_never_killed_to_make_room(make_runner: MakeRunner) -> None:
+    runner = make_runner(8)
+    for number in range(8):
+        runner.grant(1, f"session-{number}")
+    assert runner.killed == []
+    assert len(runner.busy) == 8
+
+
+# --- leaving ---------------------------------------------------------------------------------------------------------
+
+
+def test_drain_gives_back_what_waits_finishes_what_runs_and_leaves_when_the_master_knows(runner: Runner) -> None:
+    tokens = runner.grant(5)
+    runner.outbox.clear()
+    runner.drain()
+    assert runner.outbox == [("drain",), ("give_back", tokens[2:])]
+    runner.finish(runner.busy[0])
+    runner.finish(runner.busy[0])
+    assert runner.said("settle") == [[(tokens[0], "result", b"")], [(tokens[1], "result", b"")]]
+    assert not runner.exited
+    runner.receive(("draining",))
+    assert runner.said("want") == []
+    assert runner.exited
+
+
+def test_grant_that_crosses_a_drain_is_given_back_unstarted(runner: Runner) -> None:
+    runner.drain()
+    runs = len(runner.runs)
+    tokens = runner.grant(3)
+    assert runner.said("give_back") == [tokens]
+    assert len(runner.runs) == runs
+    runner.receive(("draining",))
+    assert runner.exited
+
+
+def test_idle_worker_leaves_as_soon_as_its_drain_is_known(runner: Runner) -> None:
+    runner.drain()
+    assert not runner.exited
+    runner.receive(("draining",))
+    assert runner.exited
+
+
+def test_worker_without_a_master_leaves_at_once() -> None:
+    runner = Runner(2, connect=False)
+    runner.drain()
+    assert runner.exited
+
+
+def test_worker_that_loses_its_master_while_it_drains_leaves(runner: Runner) -> None:
+    runner.grant(2)
+    runner.drain()
+    runner.disconnect()
+    assert runner.exited
+
+
+def test_drain_that_takes_too_long_gives_back_what_runs_and_kills_it(runner: Runner) -> None:
+    tokens = runner.grant(2)
+    runner.drain()
+    runner.receive(("draining",))
+    assert runner.core.impatient
+    runner.tick(DRAIN_TIMEOUT - 0.1)
+    assert not runner.exited
+    runner.outbox.clear()
+    runner.tick(0.1)
+    assert sorted(runner.said("give_back")[0]) == tokens
+    assert len(runner.killed) == 2
+    assert runner.exited
+
+
+def test_second_drain_does_not_wait(runner: Runner) -> None:
+    tokens = runner.grant(1)
+    (child,) = runner.busy
+    runner.drain()
+    runner.outbox.clear()
+    runner.drain()
+    assert runner.said("give_back") == [tokens]
+    assert runner.killed == [child]
+    assert runner.exited
+
+
+def test_task_that_is_given_back_was_stopped_before(runner: Runner) -> None:
+    runner.grant(1)
+    runner.drain()
+    effects = runner.handle(DrainAsked())
+    assert [type(effect) for effect in effects] == [Kill, Send, Exit]
+
+
+# --- any history -----------------------------------------------------------------------------------------------------
+
+PICK = st.integers(0, 1 << 16)
+
+
+class Worker(RuleBasedStateMachine):
+    """A master that grants what is wanted, more or less, and children that finish and die at random."""
+
+    @initialize(slots=st.integers(1, 4))
+    def start(self, slots: int) -> None:
+        self.runner = Runner(slots)
+        self.connected = True
+
+    def running(self) -> bool:
+        return hasattr(self, "runner") and not self.runner.exited
+
+    @precondition(lambda self: self.running() and self.connected)
+    @rule(count=st.integers(1, 30), session=st.sampled_from("abcdef"), function=st.sampled_from("fgh"))
+    def grant(self, count: int, session: str, function: str) -> None:
+        count = min(count, self.runner.wanted)
+        if count:
+            self.runner.grant(count, session, function + session, needs=(f"code-{session}",))
+
+    @precondition(lambda self: self.running() and self.runner.busy)
+    @rule(which=PICK, count=st.integers(1, 8), seconds=st.sampled_from([0.0, 0.0001, 0.001, 0.01, 1.0]))
+    def finish(self, which: int, count: int, seconds: float) -> None:
+        self.runner.finish(self.runner.busy[which % len(self.runner.busy)], count, seconds)
+
+    @precondition(lambda self: self.running() and self.runner.processes)
+    @rule(which=PICK)
+    def die(self, which: int) -> None:
+        children = [*self.runner.processes]
+        self.runner.die(children[which % len(children)])
+
+    @precondition(lambda self: self.running())
+    @rule(seconds=st.sampled_from([0.01, STUCK_SECONDS * 1.1, 1.0]))
+    def tick(self, seconds: float) -> None:
+        self.runner.tick(seconds)
+
+    @precondition(lambda self: self.running() and self.connected)
+    @rule(session=st.sampled_from("abcdef"))
+    def forget(self, session: str) -> None:
+        blobs = sorted(blob for blob in self.runner.blobs if blob.endswith(session))
+        self.runner.receive(("forget", session, blobs))
+
+    @precondition(lambda self: self.running() and self.connected)
+    @rule()
+    def disconnect(self) -> None:
+        self.connected = False
+        self.runner.disconnect()
+
+    @precondition(lambda self: self.running() and not self.connected)
+    @rule()
+    def connect(self) -> None:
+        self.connected = True
+        self.runner.connect()
+
+    def teardown(self) -> None:
+        """It asks for work until it drains; then it ends what it runs, and leaves."""
+        if not self.running():
+            return
+        if not self.connected:
+            self.connect()
+        for _ in range(len(self.runner.leases)):
+            if self.runner.busy:
+                self.runner.finish(self.runner.busy[0], 1, 1.0)
+        assert not self.runner.leases
+        assert self.runner.wanted > 0, "an idle worker that wants nothing idles for ever"
+        self.runner.drain()
+        self.runner.receive(("draining",))
+        assert self.runner.exited
+
+
+TestWorker: Callable[[], Any] = Worker.TestCase
+TestWorker.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)  # type: ignore[attr-defined]
