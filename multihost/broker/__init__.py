@@ -1,6 +1,7 @@
 """The master's mind: which task runs where, and what became of it.
 
     wire.server (frames, roles) <-> service (the shell: one event loop) <-> core (event, now) -> effects
+                                                                             |- events   what goes in, what comes out
                                                                              |- tasks    a task and its states
                                                                              |- ready    which task is next
                                                                              |- leases   who holds which task

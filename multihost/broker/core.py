@@ -1,103 +1,39 @@
-"""The broker's rules: ``handle(event, now) -> effects``. Knows no clock, socket or file; see ``service.py`` for those.
-
-A connection is a number that the shell gives. A client's connection serves one session, which outlives it for a
-while; a worker's connection *is* its registration, and its leases end with it.
-"""
+"""The broker's rules: ``handle(event, now) -> effects``. Knows no clock, socket or file; ``service.py`` has those."""
 
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 from multihost.broker.blobs import BlobStore
+from multihost.broker.events import (
+    Called,
+    ClientCame,
+    Close,
+    Effect,
+    Event,
+    Gone,
+    Heard,
+    Note,
+    Said,
+    Send,
+    Tick,
+    WorkerCame,
+)
 from multihost.broker.leases import LeaseTable
 from multihost.broker.queues import METHODS, Reply, SharedQueue
 from multihost.broker.ready import ReadyQueue
 from multihost.broker.tasks import Task, TaskEvent
 from multihost.errors import ProtocolError, WorkerDied
 from multihost.payload import dump_error
-from multihost.wire.messages import CANCELLED, OUTCOME_KINDS, Message
+from multihost.wire.messages import CANCELLED, OUTCOME_KINDS
 
 MAX_DELIVERIES = 3
 TICK_SECONDS = 0.5
 # A gap of this many ticks means that the master itself stood still; nobody is blamed for the time it did not see.
 _PAUSE_TICKS = 4
-
-
-class ClientCame(NamedTuple):
-    connection: int
-    session: str
-    limit: int | None  # how many of the session's tasks may be leased at once
-    name: str
-
-
-class WorkerCame(NamedTuple):
-    connection: int
-    worker_id: str
-    name: str
-    slots: int
-    python: str
-
-
-class Said(NamedTuple):
-    """A peer's batch, checked against the table of its role."""
-
-    connection: int
-    batch: list[Message]
-
-
-class Heard(NamedTuple):
-    """Part of a large frame came in: a sign of life."""
-
-    connection: int
-
-
-class Called(NamedTuple):
-    """A request to a shared queue."""
-
-    connection: int
-    queue: str
-    method: str
-    args: tuple[object, ...]
-    kwds: dict[str, object]
-
-
-class Gone(NamedTuple):
-    """A connection ended; ``delivered`` says whether its last answer is known to have been read."""
-
-    connection: int
-    delivered: bool
-
-
-class Tick(NamedTuple):
-    pass
-
-
-Event = ClientCame | WorkerCame | Said | Heard | Called | Gone | Tick
-
-
-class Send(NamedTuple):
-    connection: int
-    message: Message
-
-
-class Close(NamedTuple):
-    connection: int
-    reason: str
-    broke_rules: bool = False  # the peer did, which is worth a line in the log
-
-
-class Note(NamedTuple):
-    """A line for the log; ``fields`` also go into the structured record."""
-
-    level: str
-    text: str
-    fields: dict[str, object]
-
-
-Effect = Send | Reply | Close | Note
 
 
 @dataclass(slots=True, eq=False)

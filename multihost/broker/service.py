@@ -9,8 +9,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from multihost.broker import core
-from multihost.broker.core import BrokerCore
+from multihost.broker import events
+from multihost.broker.core import TICK_SECONDS, BrokerCore
 from multihost.broker.queues import Reply
 from multihost.errors import ProtocolError
 from multihost.settings import Address, Settings
@@ -69,7 +69,7 @@ class Service:
         return self._core.exposed(name)
 
     def called(self, peer: int, queue: str, method: str, args: tuple[object, ...], kwds: dict[str, object]) -> None:
-        self._handle(core.Called(peer, queue, method, args, kwds))
+        self._handle(events.Called(peer, queue, method, args, kwds))
         self._set_alarm()
 
     def hello(self, peer: Peer, role: str, info: dict[str, object]) -> object:
@@ -88,7 +88,7 @@ class Service:
                 "version": _,
             }:
                 answer["known"] = self._core.knows(session)
-                self._handle(core.ClientCame(peer.number, session, limit, name))
+                self._handle(events.ClientCame(peer.number, session, limit, name))
                 answer |= self._core.session_state(session)
             case "worker", {
                 "worker": str(id_),
@@ -97,7 +97,7 @@ class Service:
                 "python": str(minor),
                 "version": _,
             }:
-                self._handle(core.WorkerCame(peer.number, id_, name, n, minor))
+                self._handle(events.WorkerCame(peer.number, id_, name, n, minor))
             case "monitor", {"version": _}:
                 pass
             case _:
@@ -105,10 +105,10 @@ class Service:
         return answer
 
     def said(self, peer: int, batch: list[Message]) -> None:
-        self._handle(core.Said(peer, batch))
+        self._handle(events.Said(peer, batch))
 
     def heard(self, peer: int) -> None:
-        self._handle(core.Heard(peer))
+        self._handle(events.Heard(peer))
 
     def writable(self, peer: int) -> None:
         if (link := self._links.get(peer)) is not None and link.outbox:
@@ -117,23 +117,23 @@ class Service:
     def closed(self, peer: int, delivered: bool) -> None:
         self._links.pop(peer, None)
         self._dirty.pop(peer, None)
-        self._handle(core.Gone(peer, delivered))
+        self._handle(events.Gone(peer, delivered))
 
     # --- events and effects ------------------------------------------------------------------------------------
 
-    def _handle(self, event: core.Event) -> None:
+    def _handle(self, event: events.Event) -> None:
         for effect in self._core.handle(event, self._loop.time()):
             match effect:
-                case core.Send(connection, message):
+                case events.Send(connection, message):
                     if (link := self._links.get(connection)) is not None:
                         link.outbox.append(message)
                         self._mark(link)
                 case Reply(connection, kind, value):
                     if (peer := self._server.peers.get(connection)) is not None:
                         peer.reply(kind, value)
-                case core.Close(connection, reason, broke_rules):
+                case events.Close(connection, reason, broke_rules):
                     self._close(connection, reason, logging.WARNING if broke_rules else logging.DEBUG)
-                case core.Note(level, text, fields):
+                case events.Note(level, text, fields):
                     logger.log(logging.getLevelNamesMapping()[level.upper()], text, extra=fields)
 
     def _mark(self, link: _Link) -> None:
@@ -161,8 +161,8 @@ class Service:
     # --- time --------------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
-        self._loop.call_later(core.TICK_SECONDS, self._tick)
-        self._handle(core.Tick())
+        self._loop.call_later(TICK_SECONDS, self._tick)
+        self._handle(events.Tick())
 
     def _set_alarm(self) -> None:
         """Have a tick at the moment when the next call to a shared queue times out."""
@@ -175,5 +175,5 @@ class Service:
 
     def _ring(self) -> None:
         self._alarm = None
-        self._handle(core.Tick())
+        self._handle(events.Tick())
         self._set_alarm()

@@ -9,7 +9,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from multihost.wire.messages import Message
+from multihost.runner.events import (
+    ChildDied,
+    Connected,
+    Disconnected,
+    DrainAsked,
+    Drop,
+    Effect,
+    Event,
+    Exit,
+    Finished,
+    Keep,
+    Kill,
+    Note,
+    Received,
+    Run,
+    Send,
+    Start,
+    Tick,
+)
 
 # How much work a worker holds, by the measured time of the functions: enough to hide the way to the master, little
 # enough that no other worker idles while tasks wait here.
@@ -20,91 +38,6 @@ MAX_HELD = 4096
 # Tasks that have not started after so long behind others go back to the master.
 STUCK_SECONDS = 0.050
 WARM_CHILDREN = 4  # idle children of other sessions; each costs memory and saves the start of a process and its imports
-
-
-class Connected(NamedTuple):
-    pass
-
-
-class Disconnected(NamedTuple):
-    pass
-
-
-class Received(NamedTuple):
-    """A batch from the master."""
-
-    batch: list[Message]
-
-
-class Finished(NamedTuple):
-    """Outcomes (token, kind, content) from a child, and the seconds it worked for them."""
-
-    child: int
-    outcomes: list[tuple[int, str, bytes]]
-    seconds: float
-
-
-class ChildDied(NamedTuple):
-    child: int
-    reason: str
-
-
-class DrainAsked(NamedTuple):
-    """SIGTERM; the second one asks not to wait for what runs."""
-
-
-class Tick(NamedTuple):
-    pass
-
-
-Event = Connected | Disconnected | Received | Finished | ChildDied | DrainAsked | Tick
-
-
-class Send(NamedTuple):
-    message: Message
-
-
-class Keep(NamedTuple):
-    """Store a blob."""
-
-    blob_id: str
-    content: bytes
-
-
-class Drop(NamedTuple):
-    blob_ids: list[str]
-
-
-class Start(NamedTuple):
-    """Start a child for a session, with the blobs that it ``needs`` before any task."""
-
-    child: int
-    needs: tuple[str, ...]
-
-
-class Run(NamedTuple):
-    """Have a child run tasks (token, payload) of one function; ``new`` if it has not seen the function yet."""
-
-    child: int
-    function_id: str
-    new: bool
-    tasks: list[tuple[int, bytes]]
-
-
-class Kill(NamedTuple):
-    child: int
-
-
-class Exit(NamedTuple):
-    pass
-
-
-class Note(NamedTuple):
-    level: str
-    text: str
-
-
-Effect = Send | Keep | Drop | Start | Run | Kill | Exit | Note
 
 
 class Item(NamedTuple):

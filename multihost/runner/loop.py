@@ -12,8 +12,8 @@ from collections.abc import Callable
 from types import FrameType
 
 from multihost.errors import ProtocolError
-from multihost.runner import core
-from multihost.runner.core import RunnerCore
+from multihost.runner import events
+from multihost.runner.core import STUCK_SECONDS, RunnerCore
 from multihost.runner.slots import Report, Slots
 from multihost.settings import Address, Settings
 from multihost.wire.connection import Connection, GivenUp, Patience, attach
@@ -92,7 +92,7 @@ class Runner:
         self._selector.register(connection, selectors.EVENT_READ, (self._master_ready, None))
         self._heard = self._beat = self._attached = time.monotonic()
         logger.info("joined the master at %s as %s with %d slots", self._address, settings.name, settings.slots)
-        self._handle(core.Connected())
+        self._handle(events.Connected())
         if self._joined is not None:
             self._joined()
             self._joined = None
@@ -115,7 +115,7 @@ class Runner:
             self._detach()
             self._outbox.clear()
             logger.warning("lost the master at %s (%s); its leases are void", self._address, error)
-            self._handle(core.Disconnected())
+            self._handle(events.Disconnected())
             self._stopping.wait(self._patience.after(lasted=time.monotonic() - self._attached))
 
     def _turn(self) -> None:
@@ -123,11 +123,11 @@ class Runner:
         now = time.monotonic()
         patience = max(0.0, self._beat + self._heartbeat_seconds - now)
         if self._core.impatient:
-            patience = min(patience, core.STUCK_SECONDS / 2)
+            patience = min(patience, STUCK_SECONDS / 2)
         reports, self._reports = self._reports, []
-        for key, events in self._selector.select(0.0 if reports else patience):
+        for key, ready in self._selector.select(0.0 if reports else patience):
             method, subject = key.data
-            reports += method(subject, events) or ()
+            reports += method(subject, ready) or ()
         for report in reports:
             self._report(report)
         now = time.monotonic()
@@ -138,7 +138,7 @@ class Runner:
             self._outbox.append(("heartbeat",))
             self._beat = now
         if self._core.impatient:
-            self._handle(core.Tick())
+            self._handle(events.Tick())
 
     def _flush(self) -> None:
         """Send what has gathered in this turn as one frame."""
@@ -148,7 +148,7 @@ class Runner:
 
     # --- what the selector reports -----------------------------------------------------------------------------
 
-    def _master_ready(self, subject: None, events: int) -> None:
+    def _master_ready(self, subject: None, ready: int) -> None:
         if self._connection is None:
             return
         for batch in self._connection.receive(0.0):
@@ -156,39 +156,39 @@ class Runner:
                 case [*_, ("refused", reason)]:
                     raise ProtocolError(f"the master at {self._address} refused what this worker sent: {reason}")
                 case list():
-                    self._handle(core.Received(batch))
+                    self._handle(events.Received(batch))
         self._heard = time.monotonic()
 
-    def _signalled(self, subject: None, events: int) -> None:
+    def _signalled(self, subject: None, ready: int) -> None:
         for _ in self._woken.recv(64):
-            self._handle(core.DrainAsked())
+            self._handle(events.DrainAsked())
 
     def _report(self, report: Report) -> None:
         if report.died:
-            self._handle(core.ChildDied(report.child, report.died))
+            self._handle(events.ChildDied(report.child, report.died))
         else:
-            self._handle(core.Finished(report.child, report.outcomes, report.seconds))
+            self._handle(events.Finished(report.child, report.outcomes, report.seconds))
 
     # --- effects -----------------------------------------------------------------------------------------------
 
-    def _handle(self, event: core.Event) -> None:
+    def _handle(self, event: events.Event) -> None:
         for effect in self._core.handle(event, time.monotonic()):
             match effect:
-                case core.Send(message):
+                case events.Send(message):
                     self._outbox.append(message)
-                case core.Run(child, function_id, new, tasks):
+                case events.Run(child, function_id, new, tasks):
                     self._slots.run(child, function_id, new, tasks)
-                case core.Keep(blob_id, content):
+                case events.Keep(blob_id, content):
                     self._slots.keep(blob_id, content)
-                case core.Drop(blob_ids):
+                case events.Drop(blob_ids):
                     self._slots.drop(blob_ids)
-                case core.Start(child, needs):
+                case events.Start(child, needs):
                     self._start(child, needs)
-                case core.Kill(child):
+                case events.Kill(child):
                     self._slots.kill(child)
-                case core.Note(level, text):
+                case events.Note(level, text):
                     logger.log(logging.getLevelNamesMapping()[level.upper()], text)
-                case core.Exit():
+                case events.Exit():
                     self._exited = True
 
     def _start(self, child: int, needs: tuple[str, ...]) -> None:

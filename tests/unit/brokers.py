@@ -4,8 +4,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from multihost.broker.core import (
-    BrokerCore,
+from multihost.broker.core import BrokerCore
+from multihost.broker.events import (
     Called,
     ClientCame,
     Close,

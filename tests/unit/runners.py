@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from multihost.runner.core import (
-    WARM_CHILDREN,
+from multihost.runner.core import WARM_CHILDREN, RunnerCore
+from multihost.runner.events import (
     ChildDied,
     Connected,
     Disconnected,
@@ -21,7 +21,6 @@ from multihost.runner.core import (
     Note,
     Received,
     Run,
-    RunnerCore,
     Send,
     Start,
     Tick,

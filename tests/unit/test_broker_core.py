@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from multihost.broker.core import MAX_DELIVERIES, Close, Heard, Send
+from multihost.broker.core import MAX_DELIVERIES
+from multihost.broker.events import Close, Heard, Send
 from multihost.broker.tasks import TRANSITIONS, Task, TaskEvent, TaskState
 from multihost.errors import WorkerDied
 from multihost.payload import content_id, load_error

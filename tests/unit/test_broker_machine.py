@@ -12,7 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from multihost.broker.core import MAX_DELIVERIES, Heard
+from multihost.broker.core import MAX_DELIVERIES
+from multihost.broker.events import Heard
 from multihost.errors import WorkerDied
 from multihost.payload import load_error
 from tests.unit.brokers import CUBE, LAMBDA, LEASE_TIMEOUT, SQUARE, Broker

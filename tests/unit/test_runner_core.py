@@ -8,20 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from multihost.runner.core import (
-    CHILD_SECONDS,
-    HOLD_SECONDS,
-    MAX_HELD,
-    STUCK_SECONDS,
-    WARM_CHILDREN,
-    ChildDied,
-    DrainAsked,
-    Exit,
-    Finished,
-    Kill,
-    Run,
-    Send,
-)
+from multihost.runner.core import CHILD_SECONDS, HOLD_SECONDS, MAX_HELD, STUCK_SECONDS, WARM_CHILDREN
+from multihost.runner.events import ChildDied, DrainAsked, Exit, Finished, Kill, Run, Send
 from tests.unit.runners import DRAIN_TIMEOUT, Runner
 
 MakeRunner = Callable[[int], Runner]

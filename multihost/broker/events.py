@@ -1,0 +1,84 @@
+"""What the broker's core is told, and what it has done about it.
+
+A connection is a number that the shell gives. A client's connection serves one session, which outlives it for a while;
+a worker's connection *is* its registration, and its leases end with it.
+"""
+
+from typing import NamedTuple
+
+from multihost.broker.queues import Reply
+from multihost.wire.messages import Message
+
+
+class ClientCame(NamedTuple):
+    connection: int
+    session: str
+    limit: int | None  # how many of the session's tasks may be leased at once
+    name: str
+
+
+class WorkerCame(NamedTuple):
+    connection: int
+    worker_id: str
+    name: str
+    slots: int
+    python: str
+
+
+class Said(NamedTuple):
+    """A peer's batch, checked against the table of its role."""
+
+    connection: int
+    batch: list[Message]
+
+
+class Heard(NamedTuple):
+    """Part of a large frame came in: a sign of life."""
+
+    connection: int
+
+
+class Called(NamedTuple):
+    """A request to a shared queue."""
+
+    connection: int
+    queue: str
+    method: str
+    args: tuple[object, ...]
+    kwds: dict[str, object]
+
+
+class Gone(NamedTuple):
+    """A connection ended; ``delivered`` says whether its last answer is known to have been read."""
+
+    connection: int
+    delivered: bool
+
+
+class Tick(NamedTuple):
+    pass
+
+
+Event = ClientCame | WorkerCame | Said | Heard | Called | Gone | Tick
+
+
+class Send(NamedTuple):
+    connection: int
+    message: Message
+
+
+class Close(NamedTuple):
+    connection: int
+    reason: str
+    broke_rules: bool = False  # the peer did, which is worth a line in the log
+
+
+class Note(NamedTuple):
+    """A line for the log; ``fields`` also go into the structured record."""
+
+    level: str
+    text: str
+    fields: dict[str, object]
+
+
+Effect = Send | Reply | Close | Note
