@@ -209,6 +209,12 @@ class Cluster:
         job = Job(self.engine.containers.get(name))
         return job.wait(), job.errors().splitlines()
 
+    def remove_jobs(self) -> None:
+        """Remove every container that a test has run once, whether it has ended or not."""
+        labels = [f"com.docker.compose.project={self.project}", "com.docker.compose.oneoff=True"]
+        for container in self.engine.containers.list(all=True, ignore_removed=True, filters={"label": labels}):
+            container.remove(force=True)
+
     def down(self) -> None:
         """Remove every container, network and volume of the project."""
         for container in self.containers():

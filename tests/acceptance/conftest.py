@@ -15,7 +15,6 @@ from tests.acceptance.cluster import COMPOSE_FILE, Cluster, clean_environ, execu
 SHARED_PROJECT = "multihost-test"
 FRESH_PROJECT = "multihost-test-fresh"
 
-
 # Seconds for one test with its fixtures, which for the first one build the images.
 _TIMEOUT = 300
 
@@ -97,16 +96,24 @@ def docker_cleanup() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def cluster(
+def shared_cluster(
     engine: docker.DockerClient, images: None, python_version: str, docker_services: object
 ) -> Iterator[Cluster]:
-    """A master and workers that tests share. Each scales it as it needs, and leaves no job behind."""
+    """A master that runs for the whole session, with as many workers as the last test wanted."""
     cluster = Cluster(engine, SHARED_PROJECT, python_version)
     try:
+        cluster.down()  # what a run that was killed has left
         cluster.scale(workers=0)
         yield cluster
     finally:
         cluster.down()
+
+
+@pytest.fixture
+def cluster(shared_cluster: Cluster) -> Iterator[Cluster]:
+    """A cluster that tests share: each begins by scaling it as it needs, and its jobs are removed after it."""
+    yield shared_cluster
+    shared_cluster.remove_jobs()
 
 
 class ClusterMaker:

@@ -69,6 +69,17 @@ def test_a_key_and_a_key_file_at_once_are_refused_in_one_sentence(
     ]
 
 
+def test_a_key_file_that_the_containers_user_cannot_read_is_named(
+    make_cluster: ClusterMaker, authkey_file: Path
+) -> None:
+    authkey_file.chmod(0o000)
+    cluster = make_cluster(MULTIHOST_AUTHKEY_FILE=str(authkey_file))
+    code, (error,) = cluster.run_service("master")
+    assert code == ExitCode.SETTINGS
+    assert error.startswith("task_master: MULTIHOST_AUTHKEY_FILE ")
+    assert error.endswith(" cannot be read by user 10001: Permission denied")
+
+
 def test_a_worker_with_a_wrong_key_is_refused_and_gives_up(cluster: Cluster) -> None:
     code, errors = cluster.run_service("worker", "--env=MULTIHOST_AUTHKEY=a wrong key")
     assert code == ExitCode.REFUSED
