@@ -1,0 +1,335 @@
+"""multihost/client/core.py: what goes into the next batch, and what is sent again to whichever master there is."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from multihost.client.code import Blob
+from multihost.client.core import ClientCore
+from multihost.payload import content_id
+from multihost.wire.messages import Message, check_batch
+from tests.unit.brokers import Broker
+
+MIB = 1024 * 1024
+
+
+def blob(content: bytes, *needs: Blob) -> Blob:
+    ids = tuple(need.blob_id for need in needs)
+    return Blob(content_id(content, ids), content, ids)
+
+
+ARCHIVE = blob(b"archive")
+F, G = blob(b"f", ARCHIVE), blob(b"g", ARCHIVE)
+CODE_OF_F, CODE_OF_G = [ARCHIVE, F], [ARCHIVE, G]
+
+
+@pytest.fixture
+def client() -> ClientCore:
+    return ClientCore()
+
+
+def add(client: ClientCore, *payloads: bytes, code: list[Blob] | None = None) -> list[int]:
+    return [client.add(code or CODE_OF_F, payload) for payload in payloads]
+
+
+def batch(client: ClientCore) -> list[Message]:
+    return check_batch("client", client.next_batch())
+
+
+def submits(messages: list[Message]) -> list[Message]:
+    return [message for message in messages if message[0] == "submit"]
+
+
+def names(messages: list[Message]) -> list[object]:
+    return [message[0] for message in messages]
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+def test_task_alone_leaves_at_once_with_its_code_before_it(client: ClientCore) -> None:
+    add(client, b"0")
+    assert batch(client) == [
+        ("blob", ARCHIVE.blob_id, b"archive", ()),
+        ("blob", F.blob_id, b"f", (ARCHIVE.blob_id,)),
+        ("submit", 0, F.blob_id, [b"0"]),
+    ]
+
+
+def test_nothing_new_leaves_before_the_last_batch_is_accepted(client: ClientCore) -> None:
+    add(client, b"0", b"1")
+    batch(client)
+    add(client, b"2", b"3")
+    assert batch(client) == []
+    client.accepted(1)
+    assert batch(client) == []
+    client.accepted(2)
+    assert batch(client) == [("submit", 2, F.blob_id, [b"2", b"3"])]
+    assert client.unsent == 0
+
+
+def test_numbers_rise_by_one_from_0(client: ClientCore) -> None:
+    assert add(client, b"", b"", b"") == [0, 1, 2]
+    assert [*client.pending] == [0, 1, 2]
+
+
+def test_blob_is_sent_once_whatever_needs_it(client: ClientCore) -> None:
+    add(client, b"0")
+    add(client, b"1", code=CODE_OF_G)
+    add(client, b"2")
+    messages = batch(client)
+    assert names(messages) == ["blob", "blob", "submit", "blob", "submit", "submit"]
+    assert [message[1:] for message in submits(messages)] == [
+        (0, F.blob_id, [b"0"]),
+        (1, G.blob_id, [b"1"]),
+        (2, F.blob_id, [b"2"]),
+    ]
+    client.accepted(3)
+    add(client, b"3")
+    assert names(batch(client)) == ["submit"]
+
+
+def test_batch_has_a_bounded_number_of_tasks(client: ClientCore) -> None:
+    add(client, *[b""] * 5000)
+    ((*_, payloads),) = submits(batch(client))
+    assert isinstance(payloads, list)
+    assert len(payloads) == 4096
+    client.accepted(4096)
+    ((_, first, _, rest),) = submits(batch(client))
+    assert (first, rest) == (4096, [b""] * 904)
+
+
+def test_batch_has_a_bounded_number_of_bytes(client: ClientCore) -> None:
+    add(client, *[bytes(MIB)] * 6)
+    sizes: list[int] = []
+    while client.unsent:
+        ((_, first, _, payloads),) = submits(batch(client))
+        assert isinstance(payloads, list)
+        assert first == sum(sizes)
+        sizes.append(len(payloads))
+        client.accepted(sum(sizes))
+    assert sizes == [4, 2]
+
+
+def test_task_larger_than_a_batch_goes_alone(client: ClientCore) -> None:
+    add(client, b"small", bytes(9 * MIB), b"small")
+    for number in range(3):
+        ((_, first, _, payloads),) = submits(batch(client))
+        assert isinstance(payloads, list)
+        assert (first, len(payloads)) == (number, 1)
+        client.accepted(number + 1)
+
+
+# --- acknowledgements ------------------------------------------------------------------------------------------------
+
+
+def test_outcome_is_news_once(client: ClientCore) -> None:
+    add(client, b"0", b"1")
+    batch(client)
+    assert client.finished(1, 10)
+    assert not client.finished(1, 10)
+    assert not client.finished(77, 10)
+    assert [*client.pending] == [0]
+
+
+def test_acknowledgements_ride_on_the_next_submit(client: ClientCore) -> None:
+    add(client, b"0", b"1")
+    batch(client)
+    client.accepted(2)
+    client.finished(1, 10)
+    client.finished(0, 10)
+    assert batch(client) == []
+    add(client, b"2")
+    assert batch(client) == [("acknowledge", [1, 0]), ("submit", 2, F.blob_id, [b"2"])]
+
+
+def test_outcome_that_came_twice_is_acknowledged_twice(client: ClientCore) -> None:
+    add(client, b"0")
+    client.finished(0, 1)
+    assert client.acknowledgement() == [("acknowledge", [0])]
+    client.finished(0, 1)
+    assert client.acknowledgement() == [("acknowledge", [0])]
+    assert client.acknowledgement() == []
+
+
+@pytest.mark.parametrize(("count", "size"), [(256, 1), (1, 64 * 1024), (4, 16 * 1024)])
+def test_many_acknowledgements_or_large_outcomes_do_not_wait_for_a_submit(
+    client: ClientCore, count: int, size: int
+) -> None:
+    add(client, *[b""] * count, b"not accepted yet")
+    batch(client)
+    for sequence in range(count - 1):
+        client.finished(sequence, size)
+        assert batch(client) == []
+    client.finished(count - 1, size)
+    assert batch(client) == [("acknowledge", [*range(count)])]
+    assert batch(client) == []
+
+
+# --- withdrawing -----------------------------------------------------------------------------------------------------
+
+
+def test_withdrawn_task_is_never_sent_and_its_number_left_out(client: ClientCore) -> None:
+    add(client, b"0")
+    batch(client)
+    add(client, b"1", b"2", b"3")
+    assert client.withdraw([0, 2, 9]) == [2]
+    client.accepted(1)
+    assert [message[1:] for message in submits(batch(client))] == [(1, F.blob_id, [b"1"]), (3, F.blob_id, [b"3"])]
+    client.reconnected(False, 0)
+    assert [message[1:] for message in submits(batch(client))] == [
+        (0, F.blob_id, [b"0", b"1"]),
+        (3, F.blob_id, [b"3"]),
+    ]
+
+
+# --- reconnecting ----------------------------------------------------------------------------------------------------
+
+
+def test_master_that_knows_the_session_gets_what_it_has_not_accepted(client: ClientCore) -> None:
+    add(client, b"0", b"1", b"2", b"3")
+    batch(client)
+    client.finished(0, 1)
+    client.reconnected(True, 2)
+    ((_, first, _, payloads),) = submits(batch(client))
+    assert (first, payloads) == (2, [b"2", b"3"])
+    client.accepted(4)
+    add(client, b"4")
+    assert names(batch(client)) == ["submit"]
+
+
+def test_master_that_has_forgotten_the_session_gets_all_that_has_no_outcome_and_its_code(client: ClientCore) -> None:
+    add(client, *[b"%d" % number for number in range(6)])
+    batch(client)
+    client.accepted(6)
+    for sequence in (0, 3):
+        client.finished(sequence, 1)
+    client.acknowledgement()
+    client.reconnected(False, 0)
+    assert batch(client) == [
+        ("blob", ARCHIVE.blob_id, b"archive", ()),
+        ("blob", F.blob_id, b"f", (ARCHIVE.blob_id,)),
+        ("submit", 1, F.blob_id, [b"1", b"2"]),
+        ("submit", 4, F.blob_id, [b"4", b"5"]),
+    ]
+
+
+def test_code_that_may_have_been_lost_with_its_batch_is_sent_again(client: ClientCore) -> None:
+    add(client, b"0")
+    first = batch(client)
+    client.reconnected(True, 0)  # the session had begun, the batch never arrived
+    assert batch(client) == first
+
+
+def test_nothing_is_sent_again_when_all_was_accepted(client: ClientCore) -> None:
+    add(client, b"0")
+    batch(client)
+    client.reconnected(True, 1)
+    assert batch(client) == []
+    add(client, b"1")
+    assert [message[1] for message in submits(batch(client))] == [1]
+
+
+def test_acknowledgement_that_was_not_sent_goes_over_the_next_connection(client: ClientCore) -> None:
+    add(client, b"0")
+    batch(client)
+    client.finished(0, 1)
+    client.reconnected(True, 1)
+    assert client.acknowledgement() == [("acknowledge", [0])]
+
+
+# --- both cores, and connections that break at any message -----------------------------------------------------------
+
+
+class Session(RuleBasedStateMachine):
+    """A client and a broker: whatever of a batch or of the answers is lost, each task runs to one outcome."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.client = ClientCore()
+        self.broker = Broker()
+        self.worker = self.broker.worker(want=1_000_000)
+        self.connection = self.broker.client()
+        self.seen: dict[int, bytes] = {}
+        self.payloads: dict[int, bytes] = {}
+        self.codes = itertools.count()
+
+    def read(self) -> None:
+        """The client reads what the broker has sent."""
+        for name, *fields in self.broker.take(self.connection):
+            match name, fields:
+                case "accepted", [int(below)]:
+                    self.client.accepted(below)
+                case "outcomes", [list(rows)]:
+                    for sequence, _, content in rows:
+                        if self.client.finished(sequence, len(content)):
+                            assert sequence not in self.seen, "an outcome is delivered twice"
+                            self.seen[sequence] = content
+        assert self.connection not in self.broker.closed, self.broker.closed[self.connection].reason
+
+    @rule(payloads=st.lists(st.binary(max_size=5), min_size=1, max_size=5), code=st.sampled_from([F, G, None]))
+    def submit(self, payloads: list[bytes], code: Blob | None) -> None:
+        function = code or blob(b"closure %d" % next(self.codes), ARCHIVE)
+        for payload in payloads:
+            self.payloads[self.client.add([ARCHIVE, function], payload)] = payload + function.content
+
+    @rule()
+    def send(self) -> None:
+        messages = batch(self.client)
+        if messages:
+            self.broker.say(self.connection, *messages)
+        self.read()
+
+    @rule(arrives=st.integers(0, 6), known=st.booleans())
+    def connection_breaks(self, arrives: int, known: bool) -> None:
+        """After some messages of a batch have arrived; the answers are lost. Sometimes the master has forgotten all."""
+        messages = batch(self.client)[:arrives]
+        if messages:
+            self.broker.say(self.connection, *messages)
+        self.broker.leave(self.connection)
+        if not known:
+            self.broker.pass_time(0.5, self.worker)
+            self.broker.pass_time(61, self.worker)
+        self.reconnect()
+
+    def reconnect(self) -> None:
+        known = self.broker.core.knows("s")
+        self.connection = self.broker.client()
+        accepted = self.broker.core.session_state("s")["accepted"]
+        assert isinstance(accepted, int)
+        self.client.reconnected(known, accepted)
+        self.read()
+
+    @precondition(lambda self: self.broker.inbox.get(self.worker))
+    @rule(some=st.integers(1, 5))
+    def work(self, some: int) -> None:
+        contents = {message[1]: message[2] for message in self.broker.inbox[self.worker] if message[0] == "blob"}
+        self.contents: dict[Any, Any] = {**getattr(self, "contents", {}), **contents}
+        rows = [
+            (grant.token, "result", grant.payload + self.contents[grant.function_id])
+            for grant in self.broker.grants(self.worker)
+        ]
+        for begin in range(0, len(rows), some):
+            self.broker.say(self.worker, ("settle", rows[begin : begin + some]))
+        self.read()
+
+    def teardown(self) -> None:
+        for _ in range(2 * len(self.payloads) + 5):
+            self.send()
+            if self.broker.inbox.get(self.worker):
+                self.work(3)
+        assert self.seen == self.payloads
+        assert not self.client.pending
+        self.broker.say(self.connection, *self.client.acknowledgement())
+        self.broker.leave(self.connection)
+        self.connection = self.broker.client()
+        assert self.broker.results(self.connection) == {}
+
+
+TestSession: Callable[[], Any] = Session.TestCase
+TestSession.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)  # type: ignore[attr-defined]
