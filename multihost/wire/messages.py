@@ -110,7 +110,9 @@ def decode_outcomes(content: Buffer) -> tuple[list[tuple[int, str, bytes]], floa
     """
     match decode(content):
         case (list(outcomes), float(seconds)) if _are_outcomes(outcomes):
-            return outcomes, seconds
+            # Another kind would have the master cut off the whole worker.
+            if all(kind in ("result", "error") for _, kind, _ in outcomes):
+                return outcomes, seconds
     raise ProtocolError("a child process wrote something that is no outcome")
 
 

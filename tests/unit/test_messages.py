@@ -358,7 +358,16 @@ def test_outcomes_of_a_child_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [None, [], ([], 1), ([(1, "result", "x")], 0.5), (((1, "result", b"x"),), 0.5), ([], 0.5, None)]
+    "value",
+    [
+        None,
+        [],
+        ([], 1),
+        ([(1, "result", "x")], 0.5),
+        ([(1, "lost", b"x")], 0.5),
+        (((1, "result", b"x"),), 0.5),
+        ([], 0.5, None),
+    ],
 )
 def test_what_else_a_child_writes_is_refused(value: object) -> None:
     with pytest.raises(ProtocolError, match="no outcome"):
