@@ -47,9 +47,6 @@ class ReadyQueue:
         self._refresh(session)
         return list(line.tasks)
 
-    def waiting(self, session: str) -> int:
-        return len(self._lines[session].tasks)
-
     def extend(self, session: str, tasks: list[Task]) -> None:
         """Queue new tasks of one session behind its others."""
         self._lines[session].tasks.extend(tasks)
