@@ -166,7 +166,7 @@ def read_authkey(environ: Mapping[str, str], default_file: Path = DEFAULT_AUTHKE
         return os.fsencode(text)  # an environment may hold any bytes
     if file:
         return _key_in(Path(file), "MULTIHOST_AUTHKEY_FILE")
-    if default_file.exists():
+    if os.path.exists(default_file):  # unlike Path.exists, False where its directory may not be looked into
         return _key_in(default_file, "the authkey file")
     raise AuthkeyMissing(
         "no authkey: set MULTIHOST_AUTHKEY or MULTIHOST_AUTHKEY_FILE to the master's key (there is no default key)"

@@ -21,6 +21,10 @@ METHODS = (
 _DEPTH_MARGIN = 50
 
 
+# A waiter served in time leaves its deadline in the heap; so many of them are kept until they are cleared away.
+_MOST_STALE_DEADLINES = 1000
+
+
 class Reply(NamedTuple):
     """What the managers protocol answers a request with: ``kind`` is ``#RETURN``, ``#ERROR`` or ``#TRACEBACK``."""
 
@@ -110,10 +114,9 @@ class SharedQueue:
         self, connection: int, now: float, item: object, block: object = True, timeout: object = None
     ) -> list[Reply]:
         _check_depth(item)
-        waiter = _Waiter(connection, self._deadline(now, block, timeout), item)
+        waiter = _Waiter(connection, _deadline(now, block, timeout), item)
         if block or not self._full(connection, now):
-            self._putters[connection] = waiter
-            return self._settle()
+            return self._wait(self._putters, waiter)
         raise Full
 
     def _put_nowait(self, connection: int, now: float, item: object) -> list[Reply]:
@@ -127,10 +130,9 @@ class SharedQueue:
         return self._put(connection, now, Opaque(pickled), block, timeout)
 
     def _get(self, connection: int, now: float, block: object = True, timeout: object = None) -> list[Reply]:
-        waiter = _Waiter(connection, self._deadline(now, block, timeout))
+        waiter = _Waiter(connection, _deadline(now, block, timeout))
         if block or (self._items and not self._getters):
-            self._getters[connection] = waiter
-            return self._settle()
+            return self._wait(self._getters, waiter)
         raise Empty
 
     def _get_nowait(self, connection: int, now: float) -> list[Reply]:
@@ -155,15 +157,16 @@ class SharedQueue:
         self._joiners.add(connection)
         return self._settle()
 
-    def _deadline(self, now: float, block: object, timeout: object) -> float | None:
-        if timeout is None or not block:
-            return None
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-            raise TypeError(f"timeout must be a number of seconds or None, not {type(timeout).__name__}")
-        if not timeout >= 0:
-            raise ValueError("'timeout' must be a non-negative number")
-        heapq.heappush(self._deadlines, now + timeout)
-        return now + timeout
+    def _wait(self, waiters: OrderedDict[int, _Waiter], waiter: _Waiter) -> list[Reply]:
+        waiters[waiter.connection] = waiter
+        replies = self._settle()
+        if waiter.deadline is not None and waiter.connection in waiters:
+            everyone = (*self._getters.values(), *self._putters.values())
+            if len(self._deadlines) > _MOST_STALE_DEADLINES + 2 * len(everyone):
+                self._deadlines = sorted(w.deadline for w in everyone if w.deadline is not None)  # sorted is a heap
+            else:
+                heapq.heappush(self._deadlines, waiter.deadline)
+        return replies
 
     def _settle(self) -> list[Reply]:
         """Let waiting puts in, hand items to waiting gets, until neither can go on; answer joins when all is done."""
@@ -199,3 +202,14 @@ def _check_depth(item: object) -> None:
         pickle.dumps(item, protocol=5)
     except RecursionError:
         raise ValueError("the item is nested too deeply to be sent to whoever gets it; it was not queued") from None
+
+
+def _deadline(now: float, block: object, timeout: object) -> float | None:
+    """When a call gives up, from arguments that come from a stranger; None: never, or at once."""
+    if timeout is None or not block:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout must be a number of seconds or None, not {type(timeout).__name__}")
+    if not timeout >= 0:
+        raise ValueError("'timeout' must be a non-negative number")
+    return now + timeout

@@ -421,3 +421,18 @@ class Callers(RuleBasedStateMachine):
 
 TestCallers: Callable[[], Any] = Callers.TestCase
 TestCallers.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)  # type: ignore[attr-defined]
+
+
+def test_calls_that_are_answered_in_time_leave_no_deadlines_behind() -> None:
+    queue = SharedQueue()
+    for now in range(5000):
+        queue.call(1, "put", (now,), {"timeout": 1e6}, float(now))
+        queue.call(2, "get", (), {"timeout": 1e6}, float(now))
+    assert queue.next_deadline() is None  # neither had to wait
+    for now in range(5000):
+        queue.call(2, "get", (), {"timeout": 1e6}, float(now))
+        queue.call(1, "put", (now,), {}, float(now))
+    assert len(queue._deadlines) < 2000  # these waited, and were served
+    queue.call(2, "get", (), {"timeout": 5.0}, 6000.0)
+    assert queue.next_deadline() == 6005.0
+    assert [reply.connection for reply in queue.expire(6005.0)] == [2]
