@@ -7,7 +7,7 @@ from multiprocessing.process import current_process
 from multihost.client.session import Session
 from multihost.errors import SettingsError
 from multihost.local import LocalCluster
-from multihost.settings import parse_address, read_authkey, read_settings
+from multihost.settings import Address, parse_address, read_authkey, read_settings
 
 _GUARD = """
         A {what} was made while a worker imported the main script of the program that uses it.
@@ -43,8 +43,7 @@ class Membership:
         if getattr(current_process(), "_inheriting", False):
             raise RuntimeError(_GUARD.format(what=what))
         settings = read_settings(os.environ)
-        named = "{}:{}".format(*address) if isinstance(address, tuple) else address
-        where = settings.address if named is None else parse_address(named)
+        where = settings.address if address is None else _parsed(address)
         key = authkey.encode() if isinstance(authkey, str) else authkey
         self._local: LocalCluster | None = None
         if where is None:
@@ -67,3 +66,15 @@ class Membership:
         self.session.close()
         if self._local is not None:
             self._local.close()
+
+
+def _parsed(address: object) -> Address:
+    match address:
+        case str():
+            return parse_address(address)
+        case (str(host), int(port)):
+            return parse_address(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        case _:
+            raise TypeError(
+                f"address must be 'host:port' or (host, port), not {address!r}; an initializer is a keyword"
+            )
