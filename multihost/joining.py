@@ -1,5 +1,6 @@
 """Which cluster a program means: the one it names, the one its environment names, or one of its own in this machine."""
 
+import logging
 import os
 from collections.abc import Callable, Iterable
 from multiprocessing.process import current_process
@@ -7,7 +8,9 @@ from multiprocessing.process import current_process
 from multihost.client.session import Session
 from multihost.errors import SettingsError
 from multihost.local import LocalCluster
-from multihost.settings import Address, parse_address, read_authkey, read_settings
+from multihost.settings import Address, parse_address, read_authkey, read_settings, unknown_variables
+
+logger = logging.getLogger(__name__)
 
 _GUARD = """
         A {what} was made while a worker imported the main script of the program that uses it.
@@ -43,6 +46,8 @@ class Membership:
         if getattr(current_process(), "_inheriting", False):
             raise RuntimeError(_GUARD.format(what=what))
         settings = read_settings(os.environ)
+        for warning in unknown_variables(os.environ):  # a mistyped address would silently mean this machine
+            logger.warning(warning)
         where = settings.address if address is None else _parsed(address)
         key = authkey.encode() if isinstance(authkey, str) else authkey
         self._local: LocalCluster | None = None

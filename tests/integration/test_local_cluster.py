@@ -37,6 +37,13 @@ def test_a_pool_without_an_address_runs_on_this_machine(cluster: Cluster, tmp_pa
     assert "no worker" not in output
 
 
+def test_a_mistyped_variable_is_a_warning_and_not_silently_a_local_cluster(cluster: Cluster, tmp_path: Path) -> None:
+    program = script(tmp_path, "with multihost.Pool() as pool:\n    print(pool.map(square, range(2)))")
+    output = cluster.run(program, MULTIHOST_ADDRESS="", MULTIHOST_AUTHKEY="", MULTIHOST_ADRESS="master:5000")
+    assert "MULTIHOST_ADRESS is not a setting" in output
+    assert "did you mean MULTIHOST_ADDRESS?" in output
+
+
 def test_processes_is_the_number_of_slots_of_a_local_cluster(cluster: Cluster, tmp_path: Path) -> None:
     body = "with multihost.Pool(3) as pool:\n    print(len({*pool.map(wait_for_three, range(3))}), 'processes')"
     program = script(tmp_path, body)
