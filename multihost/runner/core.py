@@ -26,6 +26,7 @@ from multihost.runner.events import (
     Run,
     Send,
     Start,
+    StartFailed,
     Tick,
 )
 
@@ -37,6 +38,7 @@ CHILD_SECONDS = 0.004
 MAX_HELD = 4096
 # Tasks that have not started after so long behind others go back to the master.
 STUCK_SECONDS = 0.050
+MAX_REST_SECONDS = 30.0
 WARM_CHILDREN = 4  # idle children of other sessions; each costs memory and saves the start of a process and its imports
 
 
@@ -79,12 +81,15 @@ class RunnerCore:
         self._drain_until: float | None = None
         self._draining = False  # whether the master knows of the drain, so that no grant is under way any more
         self._exited = False
+        self._rest_seconds = 0.0
+        self._rest_until: float | None = None  # while this host has no room for a process
         self._handlers: dict[type, Callable[[Any, float], list[Effect]]] = {
             Connected: self._connect,
             Disconnected: self._disconnect,
             Received: self._receive,
             Finished: self._finish,
             ChildDied: self._child_died,
+            StartFailed: self._start_failed,
             DrainAsked: self._drain_asked,
             Tick: self._tick,
         }
@@ -97,7 +102,7 @@ class RunnerCore:
     @property
     def impatient(self) -> bool:
         """Whether a ``Tick`` is due within ``STUCK_SECONDS``: tasks wait here, or the drain has a deadline."""
-        return bool(self._queue) or self._drain_until is not None
+        return bool(self._queue) or self._drain_until is not None or self._rest_until is not None
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Apply one event; the effects are to be performed in order."""
@@ -170,6 +175,7 @@ class RunnerCore:
             self._recent = child.running.pop(token).function_id
             mean = self._seconds.setdefault(self._recent, each)
             self._seconds[self._recent] = mean + (each - mean) / 8
+        self._rest_seconds = 0.0
         self._progress = now
         return [Send(("settle", outcomes))]
 
@@ -186,6 +192,15 @@ class RunnerCore:
             Note("warning", f"a child process ended in the middle of a task: {event.reason}"),
             Send(("settle", [(token, "lost", event.reason.encode())])),
         ]
+
+    def _start_failed(self, event: StartFailed, now: float) -> list[Effect]:
+        """Not the tasks' fault: others may have them, and this worker rests, longer each time it fails again."""
+        if (child := self._children.pop(event.child, None)) is not None:
+            self._queue.extendleft(reversed(child.running.values()))
+        self._rest_seconds = min(MAX_REST_SECONDS, 2 * self._rest_seconds or 1.0)
+        self._rest_until = now + self._rest_seconds
+        text = f"no process could be started ({event.reason}); this worker rests for {self._rest_seconds:g} s"
+        return [Note("error", text), *self._give_back_queue()]
 
     def _kill(self, child: Child) -> list[Effect]:
         del self._children[child.number]
@@ -251,10 +266,10 @@ class RunnerCore:
         if not self._connected or self._drain_until is not None:
             return []
         target = self._target()
-        want = max(0, target - self.held)
+        want = 0 if self._rest_until is not None else max(0, target - self.held)
         change = abs(want - self._announced)
         # A small change is only worth a message while each slot has more than the task it runs.
-        if not change or (target > self._slots and 4 * change < target):
+        if not change or (want and target > self._slots and 4 * change < target):
             return []
         self._announced = want
         return [Send(("want", want))]
@@ -278,6 +293,8 @@ class RunnerCore:
     def _tick(self, event: Tick, now: float) -> list[Effect]:
         if self._drain_until is not None and now >= self._drain_until:
             return self._stop_running()
+        if self._rest_until is not None and now >= self._rest_until:
+            self._rest_until = None
         if self._queue and now - self._progress > STUCK_SECONDS:
             # What runs takes longer than its function used to: let others have what waits behind it.
             for child in self._children.values():

@@ -32,6 +32,13 @@ class ChildDied(NamedTuple):
     reason: str
 
 
+class StartFailed(NamedTuple):
+    """A child could not be started; this host has no room for a process."""
+
+    child: int
+    reason: str
+
+
 class DrainAsked(NamedTuple):
     """SIGTERM; the second one asks not to wait for what runs."""
 
@@ -40,7 +47,7 @@ class Tick(NamedTuple):
     pass
 
 
-Event = Connected | Disconnected | Received | Finished | ChildDied | DrainAsked | Tick
+Event = Connected | Disconnected | Received | Finished | ChildDied | StartFailed | DrainAsked | Tick
 
 
 class Send(NamedTuple):

@@ -41,7 +41,7 @@ class Runner:
         self._attached = 0.0  # when it began, in monotonic seconds
         self._patience = Patience()
         self._outbox: list[Message] = []
-        self._reports: list[Report] = []  # of children that could not be started
+        self._failed_starts: list[events.StartFailed] = []  # of the last turn
         self._heartbeat_seconds = settings.lease_timeout / 3
         self._lease_timeout = settings.lease_timeout
         self._heard = self._beat = 0.0  # when the master last spoke, and when we last sent a heartbeat
@@ -111,7 +111,7 @@ class Runner:
             self._flush()
         except ProtocolError:
             raise  # the same would happen again
-        except ConnectionError as error:
+        except OSError as error:  # ConnectionError, but also a TimeoutError of the kernel's, or no route any more
             self._detach()
             self._outbox.clear()
             logger.warning("lost the master at %s (%s); its leases are void", self._address, error)
@@ -124,8 +124,11 @@ class Runner:
         patience = max(0.0, self._beat + self._heartbeat_seconds - now)
         if self._core.impatient:
             patience = min(patience, STUCK_SECONDS / 2)
-        reports, self._reports = self._reports, []
-        for key, ready in self._selector.select(0.0 if reports else patience):
+        failed, self._failed_starts = self._failed_starts, []
+        for failure in failed:
+            self._handle(failure)
+        reports: list[Report] = []
+        for key, ready in self._selector.select(0.0 if failed else patience):
             method, subject = key.data
             reports += method(subject, ready) or ()
         for report in reports:
@@ -144,7 +147,9 @@ class Runner:
         """Send what has gathered in this turn as one frame."""
         if self._outbox and self._connection is not None:
             batch, self._outbox = self._outbox, []
+            begun = time.monotonic()
             self._connection.send_batch(batch)
+            self._heard += time.monotonic() - begun  # while we were busy sending, it was not the master who was silent
 
     # --- what the selector reports -----------------------------------------------------------------------------
 
@@ -194,9 +199,9 @@ class Runner:
     def _start(self, child: int, needs: tuple[str, ...]) -> None:
         try:
             self._slots.start(child, needs)
-        except OSError as error:
+        except (OSError, EOFError) as error:
             # Told in the next turn: what is to be run in that child follows in this one.
-            self._reports.append(Report(child, [], 0.0, died=f"its process could not be started: {error}"))
+            self._failed_starts.append(events.StartFailed(child, f"{type(error).__name__}: {error}"))
 
 
 def install_signal_handlers(runner: Runner) -> None:

@@ -76,7 +76,7 @@ class Slots:
     def start(self, number: int, needs: tuple[str, ...]) -> None:
         """Start a child, and give it the blobs that it ``needs`` before any task: archives of code, an initializer.
 
-        Raises: OSError: the system has no process or file descriptor left.
+        Raises: OSError, EOFError: the system has no process or file descriptor left.
         """
         ours, theirs = socket.socketpair()
         config = slot.SlotConfig(self._worker, self.max_payload, str(self._directory))
@@ -117,6 +117,8 @@ class Slots:
     # --- what the loop calls when a child's file descriptor is ready -----------------------------------------
 
     def _ready(self, child: _Process, events: int) -> list[Report]:
+        if self._processes.get(child.number) is not child:
+            return []  # killed in this very turn, for something that the master said
         if events & selectors.EVENT_WRITE:
             self._flush(child)
         return self._read(child) if events & selectors.EVENT_READ else []
