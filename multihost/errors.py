@@ -81,7 +81,7 @@ class TaskTooLarge(MultihostError, ValueError):
 
 
 class ResultTooLarge(MultihostError, ValueError):
-    """A task ran, but its result is larger than the master accepts; the result is lost with its slot."""
+    """A task ran, but its result is larger than the master accepts; the result was dropped."""
 
     def __init__(self, size_bytes: int, limit_bytes: int) -> None:
         super().__init__(size_bytes, limit_bytes)

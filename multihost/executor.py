@@ -73,11 +73,13 @@ class Executor(futures.Executor):
         future: Future[T] = Future()
 
         def ended(success: bool, value: object) -> None:
-            with self._changed:
-                self._pending.pop(future, None)
-                last = not self._pending and not self._open
-                self._changed.notify_all()
-            future._end(success, value)
+            try:
+                future._end(success, value)  # with its callbacks, which shutdown waits for
+            finally:
+                with self._changed:
+                    self._pending.pop(future, None)
+                    last = not self._pending and not self._open
+                    self._changed.notify_all()
             if last:
                 self._close()
 
@@ -86,7 +88,8 @@ class Executor(futures.Executor):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._pending[future] = -1
         try:
-            sequence = self._member.session.submit(fn, args, kwargs, ended)
+            session = self._member.session
+            sequence = session.submit(session.prepare(fn), args, kwargs, ended)
         except BaseException:
             with self._changed:
                 self._pending.pop(future, None)

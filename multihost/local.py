@@ -64,8 +64,10 @@ class LocalCluster:
             return  # a process forked from ours ends; the cluster goes on
         atexit.unregister(self.close)
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
+        if not self._process.stdin.closed:
+            self._tell("stop")  # the end of the pipe would do, but a forked process may have it open, too
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
         try:
             self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -117,7 +119,7 @@ def _answer(descriptor: int, port: int) -> None:
 
 
 def _stop_at_end_of_input(worker: int, stop_master: Callable[[], None]) -> None:
-    sys.stdin.read()
+    sys.stdin.readline()  # a word, or the end
     os.kill(worker, signal.SIGTERM)
     os.waitpid(worker, 0)
     stop_master()

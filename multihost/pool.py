@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from multihost.client.results import AsyncResult, IMapIterator, MapResult
+from multihost.client.session import Prepared
 from multihost.joining import Membership
 
 T = TypeVar("T")
@@ -66,7 +67,7 @@ class Pool:
         """As ``apply``, but returns at once. The callbacks run in a thread of the pool and must not block."""
         self._check_open()
         result: AsyncResult[T] = AsyncResult(callback, error_callback)
-        self._submit(func, tuple(args), dict(kwds or {}), result._set)
+        self._submit(self._member.session.prepare(func), tuple(args), dict(kwds or {}), result._set)
         return result
 
     def map(self, func: Callable[..., T], iterable: Iterable[object], chunksize: int | None = None) -> list[T]:
@@ -158,7 +159,7 @@ class Pool:
 
     def _submit(
         self,
-        func: Callable[..., object],
+        function: Prepared,
         args: tuple[object, ...],
         kwds: dict[str, object],
         done: Callable[[bool, object], None],
@@ -176,10 +177,11 @@ class Pool:
                         self._idle.notify_all()
 
         try:
-            self._member.session.submit(func, args, kwds, ended)
+            self._member.session.submit(function, args, kwds, ended)
         except BaseException:
             with self._idle:
                 self._unfinished -= 1
+                self._idle.notify_all()
             raise
 
     def _map(
@@ -195,8 +197,9 @@ class Pool:
             _check_chunksize(chunksize)
         arguments: Sequence[tuple[object, ...]] = list(calls)
         result: MapResult[T] = MapResult(len(arguments), callback, error_callback)
+        function = self._member.session.prepare(func)
         for index, args in enumerate(arguments):
-            self._submit(func, args, {}, partial(result._item, index))
+            self._submit(function, args, {}, partial(result._item, index))
         return result
 
     def _imap(
@@ -209,11 +212,12 @@ class Pool:
         def feed() -> None:
             count = 0
             try:
+                function = self._member.session.prepare(func)
                 for item in iterable:
                     if not results._wait_for_room(count):
                         return
+                    self._submit(function, (item,), {}, partial(results._item, count))
                     count += 1
-                    self._submit(func, (item,), {}, partial(results._item, count - 1))
             except BaseException as error:
                 results._item(count, False, error)  # the iterable's own exception, in its place
                 count += 1

@@ -11,6 +11,7 @@ import os
 import site
 import sys
 import sysconfig
+import time
 import types
 import weakref
 import zipfile
@@ -26,6 +27,9 @@ from multihost.errors import TaskTooLarge
 _OURSELVES = "multihost"  # installed on the workers, whatever it is here
 # A script in a directory with more sources than this takes only what it has imported.
 _MAX_FILES = 2000
+# A look at the sources costs a millisecond or more. For what is not remembered (lambdas, partials, bound methods)
+# and so would be looked at in each call, an edited file is new code after so many seconds.
+_LOOK_SECONDS = 0.2
 # Content decides the archive's name, so what varies without meaning (times, order) is fixed.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -70,6 +74,7 @@ class CodeBook:
         # Only functions that travel by name are remembered: what a closure holds may change between two calls.
         self._named: weakref.WeakKeyDictionary[Callable[..., object], Blob] = weakref.WeakKeyDictionary()
         self._fingerprint: tuple[object, ...] | None = None
+        self._looked, self._modules = float("-inf"), 0  # when, and how many modules were loaded then
         self._archives: list[Blob] = []  # one, or none if the program has no modules of its own
 
     def blobs_for(self, function: Callable[..., object]) -> list[Blob]:
@@ -80,7 +85,7 @@ class CodeBook:
         rememberable = isinstance(function, types.FunctionType | types.BuiltinFunctionType | type)
         blob = self._named.get(function) if rememberable else None
         if blob is None:
-            self._refresh_archive()
+            self._refresh_archive(at_most_every=0.0 if rememberable else _LOOK_SECONDS)
             definition = payload.dumps(function, self.main_travels)
             needs = tuple(need.blob_id for need in (*self._archives, *self._initializers))
             blob = self._blob("a function", definition, needs)
@@ -88,8 +93,15 @@ class CodeBook:
                 self._named[function] = blob
         return [*self._archives, *self._initializers, blob]
 
-    def _refresh_archive(self) -> None:
-        """Pack the program's modules as they are on disk now, if they are not as they were."""
+    def _refresh_archive(self, at_most_every: float) -> None:
+        """Pack the program's modules as they are on disk now, if they are not as they were.
+
+        Within so many seconds it is not looked again, unless a module was imported meanwhile.
+        """
+        now, modules = time.monotonic(), len(sys.modules)
+        if now - self._looked < at_most_every and modules == self._modules:
+            return
+        self._looked, self._modules = now, modules
         files, main = own_sources(), find_main()
         fingerprint = (main, *((name, path, _stamp(path)) for name, path in sorted(files.items())))
         if fingerprint != self._fingerprint:

@@ -38,6 +38,8 @@ class ClientCore:
     _awaited: int = -1  # the highest number in the batch that is not accepted yet; -1: none is under way
     _finished: list[int] = field(default_factory=list)  # outcomes that came and are not acknowledged
     _finished_bytes: int = 0
+    _cancels: set[int] = field(default_factory=set)  # tasks to be cancelled, until the master has answered
+    _cancels_sent: set[int] = field(default_factory=set)
 
     def add(self, blobs: list[Blob], payload: bytes) -> int:
         """A new task of the function that is the last of ``blobs``; its sequence number."""
@@ -63,8 +65,20 @@ class ClientCore:
     def next_batch(self) -> list[Message]:
         """What to send now; empty while the last batch is not accepted and nothing else is to be said."""
         batch = self._submits() if self._awaited < 0 and self._unsent else []
+        if unasked := sorted(self._cancels - self._cancels_sent):
+            self._cancels_sent.update(unasked)
+            batch = [*batch, ("cancel", unasked)]
         many = len(self._finished) >= _MAX_UNACKNOWLEDGED or self._finished_bytes >= _MAX_UNACKNOWLEDGED_BYTES
         return [*self.acknowledgement(), *batch] if batch or many else []
+
+    def cancel(self, sequences: Iterable[int]) -> None:
+        """Ask the master to cancel tasks that it has heard of."""
+        self._cancels.update(sequences)
+
+    def cancel_answered(self, sequences: Iterable[int]) -> None:
+        """The master has said whether these are cancelled."""
+        self._cancels.difference_update(sequences)
+        self._cancels_sent.difference_update(sequences)
 
     def acknowledgement(self) -> list[Message]:
         """Acknowledge whatever has gathered."""
@@ -86,6 +100,8 @@ class ClientCore:
         """A new connection: ``accepted`` as the master says; unless it is ``known`` there, the session starts anew."""
         self._awaited = -1
         self._blobs_sent.clear()  # whatever was under way, blobs too, may have been lost with the connection
+        self._cancels &= self.pending.keys()
+        self._cancels_sent.clear()
         if not known:
             accepted = 0
         self._unsent = deque(sequence for sequence in self.pending if sequence >= accepted)

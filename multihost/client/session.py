@@ -12,11 +12,13 @@ import secrets
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from multiprocessing import AuthenticationError
+from typing import NamedTuple
 
-from multihost.client.code import CodeBook, Initializer
+from multihost.client.code import Blob, CodeBook, Initializer
 from multihost.client.core import ClientCore
 from multihost.errors import ClientClosed, ForkedClient, MultihostError, ProtocolError, TaskTooLarge
 from multihost.payload import dumps, load_error, loads
@@ -36,6 +38,14 @@ _CANCEL_SECONDS = 10.0
 
 # Called once with (True, result) or (False, exception); in the receiving thread, or in the submitting one.
 Callback = Callable[[bool, object], None]
+
+
+class Prepared(NamedTuple):
+    """A function that can be submitted any number of times: its blobs, or why it cannot be sent."""
+
+    name: str
+    blobs: list[Blob]
+    error: Exception | None = None
 
 
 class Session:
@@ -62,7 +72,8 @@ class Session:
         self._changed = threading.Condition(self._lock)
         self._core = ClientCore()
         self._callbacks: dict[int, Callback] = {}
-        self._cancelling: dict[int, bool | None] = {}  # what the master said to a cancel; None: nothing yet
+        self._asking: Counter[int] = Counter()  # how many threads wait to hear whether a task is cancelled
+        self._verdicts: dict[int, bool] = {}  # what the master said
         self._sending = False  # whether some thread is sending right now; it also sends what comes meanwhile
         self._error: BaseException | None = None  # why the session ended
         self._ended = threading.Event()
@@ -72,7 +83,11 @@ class Session:
         self._workers = 0
         connection, answer = self._connect()
         self._max_payload = int(str(answer["max_payload"]))
-        self._code = CodeBook(self._max_payload, initializer)
+        try:
+            self._code = CodeBook(self._max_payload, initializer)
+        except BaseException:
+            connection.close()
+            raise
         self._code_lock = threading.Lock()
         self._attach(connection, answer)
         self._receiver = threading.Thread(target=self._receive_forever, name="multihost-session", daemon=True)
@@ -81,13 +96,16 @@ class Session:
 
     # --- what a pool calls -------------------------------------------------------------------------------------
 
-    def submit(
-        self,
-        function: Callable[..., object],
-        args: tuple[object, ...],
-        kwds: dict[str, object],
-        callback: Callback,
-    ) -> int:
+    def prepare(self, function: Callable[..., object]) -> Prepared:
+        """Find out how ``function`` travels, as it is now. What is wrong with it is the outcome of its calls."""
+        name = getattr(function, "__qualname__", repr(function))
+        try:
+            with self._code_lock:
+                return Prepared(name, self._code.blobs_for(function))
+        except Exception as error:
+            return Prepared(name, [], _not_sent(error, name))
+
+    def submit(self, function: Prepared, args: tuple[object, ...], kwds: dict[str, object], callback: Callback) -> int:
         """Queue a call; its sequence number. ``callback`` gets its outcome.
 
         What cannot be sent fails through the callback, too, and has no number (-1). Blocks while this side holds too
@@ -96,26 +114,22 @@ class Session:
         """
         if os.getpid() != self._process:
             raise ForkedClient(self._process, os.getpid())
-        try:
-            with self._code_lock:
-                blobs = self._code.blobs_for(function)
-            payload = dumps((args, kwds), self._code.main_travels)
-            if len(payload) > self._max_payload:
-                raise TaskTooLarge("the arguments of a task", len(payload), self._max_payload)
-        except Exception as error:
-            name = getattr(function, "__qualname__", repr(function))
-            error.add_note(f"multihost could not send a call of {name} to the master; it did not run")
+        error, payload = function.error, b""
+        if error is None:
+            try:
+                payload = dumps((args, kwds), self._code.main_travels)
+                if len(payload) > self._max_payload:
+                    raise TaskTooLarge("the arguments of a task", len(payload), self._max_payload)
+            except Exception as unsendable:
+                error = _not_sent(unsendable, function.name)
+        if error is not None:
             _deliver(callback, False, error)
             return -1
         with self._changed:
-            # A callback that submits runs in the receiving thread: it must not wait for what only it can bring about.
-            while self._core.unsent >= _MAX_UNSENT and threading.current_thread() is not self._receiver:
-                if self._error is not None:
-                    break
-                self._changed.wait()
+            self._wait_for_room()
             if self._error is not None:
                 raise self._error
-            sequence = self._core.add(blobs, payload)
+            sequence = self._core.add(function.blobs, payload)
             self._callbacks[sequence] = callback
             alone = self._workers == 0 and len(self._callbacks) == 1
         if alone:
@@ -126,29 +140,41 @@ class Session:
     def cancel(self, sequences: Iterable[int]) -> set[int]:
         """Cancel those of these tasks that have not started; their numbers. Their callbacks get a ``CancelledError``.
 
-        Blocks until the master has answered. A task that is leased already goes on.
+        Waits for the master's word, 10 s at most; in a callback it does not wait, and what the master then cancels is
+        not among the numbers. A task that is leased already goes on.
         """
+        if os.getpid() != self._process:
+            return set()
         with self._changed:
             asked = {sequence for sequence in sequences if sequence in self._callbacks}
             withdrawn = set(self._core.withdraw(asked))
             callbacks = [self._callbacks.pop(sequence) for sequence in sorted(withdrawn)]
-            rest = sorted(asked - withdrawn)
-            self._cancelling.update(dict.fromkeys(rest))
-            connection = self._connection
+            rest = asked - withdrawn
+            self._core.cancel(rest)
+            self._asking.update(rest)
             self._changed.notify_all()
         for callback in callbacks:
             _deliver(callback, False, CancelledError())
-        if rest and connection is not None:
-            with contextlib.suppress(
-                OSError
-            ):  # what is not cancelled goes on: the receiving thread mends the connection
-                connection.send_batch([("cancel", rest)])
+        self._send_waiting()
         with self._changed:
-            self._changed.wait_for(lambda: self._answered(rest), _CANCEL_SECONDS)
-            return withdrawn | {sequence for sequence in rest if self._cancelling.pop(sequence, False)}
+            if threading.current_thread() is not self._receiver:
+                self._changed.wait_for(lambda: self._error or rest <= self._verdicts.keys(), _CANCEL_SECONDS)
+            cancelled = {sequence for sequence in rest if self._verdicts.get(sequence)}
+            self._asking.subtract(rest)
+            for sequence in [sequence for sequence in rest if not self._asking[sequence]]:
+                del self._asking[sequence]
+                self._verdicts.pop(sequence, None)
+        return withdrawn | cancelled
 
-    def _answered(self, sequences: list[int]) -> bool:
-        return self._error is not None or all(self._cancelling.get(sequence) is not None for sequence in sequences)
+    def _wait_for_room(self) -> None:
+        """Wait until fewer tasks are unsent; under the lock.
+
+        A callback that submits runs in the receiving thread: it must not wait for what only it can bring about.
+        """
+        while self._core.unsent >= _MAX_UNSENT and threading.current_thread() is not self._receiver:
+            if self._error is not None:
+                return
+            self._changed.wait()
 
     def close(self) -> None:
         """End the session: what has no outcome yet is cancelled at the master and fails here with ``ClientClosed``."""
@@ -159,9 +185,7 @@ class Session:
             connection, self._connection = self._connection, None
         self._end(ClientClosed())
         if connection is not None:
-            with contextlib.suppress(OSError):  # the master ends the session by itself when its time to live is over
-                connection.send_batch([("close",)])
-            connection.interrupt()
+            _say_goodbye(connection)
         if threading.current_thread() is not self._receiver:
             self._receiver.join(_CLOSE_SECONDS)
         if connection is not None:
@@ -192,10 +216,10 @@ class Session:
         while self._error is None:
             try:
                 self._receive(self._connection)
-            except (OSError, ValueError) as error:  # ValueError: the socket was closed under our hands
+            except OSError as error:
                 if self._error is None:
                     self._reconnect(error)
-            except Exception as error:  # a defect of ours: better an error in every call than a silent hang
+            except BaseException as error:  # a defect of ours: better an error in every call than a silent hang
                 logger.exception("the session with %s ended by an internal error", self.address)
                 self._end(error)
 
@@ -203,21 +227,18 @@ class Session:
         """Handle what comes on one connection, until it breaks."""
         if connection is None:
             return  # closed from this side
-        heard = time.monotonic()
         while self._error is None:
             batches = connection.receive(_PING_SECONDS)
-            now = time.monotonic()
-            if batches:
-                heard = now
-            elif now - heard > _SILENCE_SECONDS:
-                raise ConnectionError(f"the master was silent for {now - heard:.0f} s")
-            else:
-                with self._lock:
-                    acknowledgement = self._core.acknowledgement()
-                connection.send_batch([*acknowledgement, ("ping",)])
             for batch in batches:
                 self._handle(batch)
             self._send_waiting()
+            silence = time.monotonic() - connection.heard
+            if silence > _SILENCE_SECONDS:
+                raise ConnectionError(f"the master was silent for {silence:.0f} s")
+            if not batches:
+                with self._lock:
+                    acknowledgement = self._core.acknowledgement()
+                connection.send_batch([*acknowledgement, ("ping",)])
 
     def _handle(self, batch: object) -> None:
         if not isinstance(batch, list):
@@ -244,7 +265,7 @@ class Session:
             fresh = [
                 (self._callbacks.pop(sequence), kind, content)
                 for sequence, kind, content in outcomes
-                if self._core.finished(sequence, len(content))
+                if self._core.finished(sequence, len(content)) and sequence in self._callbacks
             ]
         for callback, kind, content in fresh:
             _deliver(callback, *_opened(kind, content))
@@ -252,9 +273,8 @@ class Session:
 
     def _note_cancelled(self, sequences: list[int], cancelled: bool) -> None:
         with self._changed:
-            for sequence in sequences:
-                if sequence in self._cancelling:
-                    self._cancelling[sequence] = cancelled
+            self._core.cancel_answered(sequences)
+            self._verdicts |= {sequence: cancelled for sequence in sequences if sequence in self._asking}
             self._changed.notify_all()
 
     def _workers_changed(self, count: int) -> None:
@@ -276,18 +296,25 @@ class Session:
 
     def _attach(self, connection: Connection, answer: dict[str, object]) -> None:
         with self._changed:
-            while self._sending:  # a thread that still sends on the old connection gives up soon
-                self._changed.wait()
+            ended = self._error is not None
+            if not ended:
+                self._connection, self._attached = connection, time.monotonic()
             self._core.reconnected(bool(answer["known"]), int(str(answer["accepted"])))
-            self._connection, self._attached = connection, time.monotonic()
             self._workers = int(str(answer["workers"]))
-        self._send_waiting()
+        if ended:
+            _say_goodbye(connection)
+            connection.close()
+        else:
+            self._send_waiting()
 
     def _reconnect(self, error: BaseException) -> None:
         self._ended.wait(self._patience.after(lasted=time.monotonic() - self._attached))
-        with self._lock:
+        with self._changed:
             connection, self._connection = self._connection, None
             waiting = len(self._callbacks)
+            if connection is not None:
+                connection.interrupt()  # a thread that still sends on it gives up now
+                self._changed.wait_for(lambda: not self._sending)
         if connection is not None:
             connection.close()
         logger.warning("lost the master at %s (%s); reconnecting, %d tasks wait", self.address, error, waiting)
@@ -298,10 +325,7 @@ class Session:
         except (AuthenticationError, MultihostError) as final:
             self._end(final)
             return
-        if self._error is not None:
-            new.close()
-        else:
-            self._attach(new, answer)
+        self._attach(new, answer)
 
     def _end(self, error: BaseException) -> None:
         """Fail what is left, once."""
@@ -313,6 +337,18 @@ class Session:
             self._changed.notify_all()
         for callback in callbacks:
             _deliver(callback, False, error)
+
+
+def _say_goodbye(connection: Connection) -> None:
+    """Tell the master that the session has ended, and end the connection; ``close`` is still to come."""
+    with contextlib.suppress(OSError):  # the master ends the session by itself when its time to live is over
+        connection.send_batch([("close",)])
+    connection.interrupt()
+
+
+def _not_sent(error: Exception, name: str) -> Exception:
+    error.add_note(f"multihost could not send a call of {name} to the master; it did not run")
+    return error
 
 
 def _opened(kind: str, content: bytes) -> tuple[bool, object]:
@@ -329,5 +365,5 @@ def _opened(kind: str, content: bytes) -> tuple[bool, object]:
 def _deliver(callback: Callback, succeeded: bool, value: object) -> None:
     try:
         callback(succeeded, value)
-    except Exception:  # the user's own callback: it must not end the thread that serves all the others
+    except BaseException:  # the user's own callback: even sys.exit must not end the thread that serves all the others
         logger.exception("a callback of a task raised")

@@ -36,6 +36,7 @@ class Connection:
         self._socket = sock
         self._frames = FrameReader(MAX_HANDSHAKE_FRAME)
         self._sending = threading.Lock()
+        self.heard = time.monotonic()  # when bytes last came, be it only a part of a frame
         self._early: list[object] = []  # what came together with the answer to hello
 
     def fileno(self) -> int:
@@ -130,6 +131,7 @@ class Connection:
                 return
             if size == 0:
                 raise ConnectionResetError("the master closed the connection")
+            self.heard = time.monotonic()
             for content in self._frames.received(size):
                 found = True
                 yield content
