@@ -190,6 +190,8 @@ class BrokerCore:
 
     def _called(self, event: Called, now: float) -> list[Effect]:
         connection, name, method, args, kwds = event
+        for queue in self._queues.values():  # one connection may serve all the queues of a caller
+            queue.confirm(connection)
         if method == "__repr__" or method == "__str__":
             return [Reply(connection, "#RETURN", f"<shared queue {name!r}, {len(self._queues[name])} items>")]
         try:

@@ -72,7 +72,7 @@ class SharedQueue:
         self, connection: int, method: str, args: tuple[object, ...], kwds: dict[str, object], now: float
     ) -> list[Reply]:
         """One request of a proxy; the arguments come from a stranger and are checked here."""
-        self._unconfirmed.pop(connection, None)  # who asks again has read the last answer
+        self.confirm(connection)
         if connection in self._getters or connection in self._putters or connection in self._joiners:
             raise ProtocolError("a second request on a connection whose first is not answered yet")
         if method not in METHODS:
@@ -82,6 +82,10 @@ class SharedQueue:
         except (TypeError, ValueError, OverflowError, Empty, Full) as error:
             return [Reply(connection, "#ERROR", error)]
         return result if isinstance(result, list) else [Reply(connection, "#RETURN", result)]
+
+    def confirm(self, connection: int) -> None:
+        """A connection asks again, this queue or another: it has read the last answer."""
+        self._unconfirmed.pop(connection, None)
 
     def expire(self, now: float) -> list[Reply]:
         """Answer the calls whose time is up."""

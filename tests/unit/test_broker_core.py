@@ -709,6 +709,15 @@ def test_shared_queues_are_served_by_name_and_apart(broker: Broker) -> None:
     assert broker.core.exposed("other") is None
 
 
+@pytest.mark.parametrize("method", ["qsize", "__repr__"])
+def test_who_asks_one_queue_has_read_the_answer_of_another(broker: Broker, method: str) -> None:
+    broker.call(50, "put", "task")
+    broker.call(51, "get")
+    broker.call(51, method, queue="get_result_queue")
+    broker.leave(51, delivered=False)
+    assert broker.core.statistics()["queues"] == {"get_task_queue": 0, "get_result_queue": 0}
+
+
 def test_shared_queue_describes_itself(broker: Broker) -> None:
     broker.call(50, "put", "task")
     broker.call(50, "__repr__")
