@@ -198,7 +198,7 @@ def _check_depth(item: object) -> None:
 
     Raises: ValueError.
     """
-    if not isinstance(item, list | tuple | dict | set):
+    if not isinstance(item, list | tuple | dict | set | frozenset):
         return
     for _ in range(_DEPTH_MARGIN):
         item = [item]

@@ -296,6 +296,10 @@ def test_item_nested_too_deeply_to_be_sent_is_refused_to_whoever_puts_it(shared:
     for _ in range(100_000):
         item = (item,)
     assert raised(call(shared, A, "put", item)) is ValueError
+    item = frozenset()
+    for _ in range(20_000):
+        item = frozenset([item])
+    assert raised(call(shared, A, "put", item)) is ValueError
     assert len(shared) == 0
     item = 1
     for _ in range(100):
