@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from multihost.errors import ProtocolError
 
 _SMALL = 64 * 1024  # frames up to this size share one buffer; a larger one gets a buffer of its own
+_FIRST_LARGE = 1024 * 1024  # what a larger one gets at first, whatever size it claims
 _LARGEST_SHORT = 0x7FFFFFFF
 Buffer = bytes | bytearray | memoryview
 
@@ -30,7 +31,7 @@ def frame(parts: list[Buffer]) -> list[Buffer]:
 
 
 class FrameReader:
-    """Cuts what a socket delivers into frames, with no copy of a large one.
+    """Cuts what a socket delivers into frames. A large one has a buffer of its own, which grows as its bytes come.
 
     Usage: read from the socket into ``space()``, then iterate over ``received(n)``. Each frame is a view that is
     valid until the next call of ``space()``.
@@ -43,16 +44,18 @@ class FrameReader:
         self._shared = bytearray(_SMALL + 12)
         self._buffer = self._shared  # what is being filled: the shared buffer, or the one of a large frame
         self._start = self._end = 0  # the bytes received and not yet handed out
-        self._large = False
+        self._large = 0  # the size of the large frame that is being received
 
     @property
     def pending(self) -> bool:
         """Whether part of a frame has come."""
-        return self._large or self._end > self._start
+        return self._large > 0 or self._end > self._start
 
     def space(self) -> memoryview:
         """Where to put the next bytes from the socket; never empty."""
-        if not self._large and self._start:
+        if self._large and self._end == len(self._buffer):
+            self._grow()
+        elif not self._large and self._start:
             rest = self._end - self._start
             self._buffer[:rest] = self._buffer[self._start : self._end]
             self._start, self._end = 0, rest
@@ -62,9 +65,9 @@ class FrameReader:
         """The frames that ``size`` more bytes complete."""
         self._end += size
         if self._large:
-            if self._end == len(self._buffer):
+            if self._end == self._large:
                 whole = memoryview(self._buffer)
-                self._buffer, self._large, self._start, self._end = self._shared, False, 0, 0
+                self._buffer, self._large, self._start, self._end = self._shared, 0, 0, 0
                 yield whole
             return
         view = memoryview(self._buffer)
@@ -98,6 +101,12 @@ class FrameReader:
         return prefix, length
 
     def _go_large(self, begun: memoryview, length: int) -> None:
-        self._buffer = bytearray(length)
+        self._buffer = bytearray(min(length, _FIRST_LARGE))
         self._buffer[: len(begun)] = begun
-        self._large, self._start, self._end = True, 0, len(begun)
+        self._large, self._start, self._end = length, 0, len(begun)
+
+    def _grow(self) -> None:
+        """Double the room of a large frame: a peer that claims much and sends little has taken little."""
+        larger = bytearray(min(self._large, 2 * len(self._buffer)))
+        larger[: self._end] = self._buffer
+        self._buffer = larger

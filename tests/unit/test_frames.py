@@ -93,6 +93,21 @@ def test_large_frame_is_received_into_a_buffer_of_its_own_without_a_copy() -> No
     assert view.obj is space.obj
 
 
+def test_buffer_of_a_large_frame_grows_with_what_has_come_of_it() -> None:
+    reader = FrameReader(256 * LIMIT)
+    whole = content(1, 9 * LIMIT + 5)
+    feed(reader, header(200 * LIMIT) + whole[:10])
+    assert len(reader.space()) < LIMIT
+    feed(reader, whole[10:])
+    assert len(reader.space()) < 2 * len(whole)
+
+
+def test_frame_larger_than_its_first_buffer_comes_out_as_it_went_in() -> None:
+    whole = content(1, 5 * LIMIT + 3)
+    stream = wire(frame([whole])) + wire(frame([b"next"]))
+    assert feed(FrameReader(8 * LIMIT), stream, [7, LIMIT + 3, 2 * LIMIT + 4]) == [whole, b"next"]
+
+
 def test_large_frame_stays_intact_while_the_next_ones_are_read() -> None:
     reader = FrameReader(LIMIT)
     whole = content(1, 500 * KIB)
