@@ -1,6 +1,6 @@
 """Which task is next: sessions take turns, and each session's tasks keep their order."""
 
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from multihost.broker.tasks import Task
@@ -12,7 +12,7 @@ class Line:
 
     limit: int | None = None
     leased: int = 0
-    tasks: deque[Task] = field(default_factory=deque)
+    tasks: OrderedDict[int, Task] = field(default_factory=OrderedDict)  # by sequence number, the next one first
 
     @property
     def allowance(self) -> int:
@@ -45,19 +45,19 @@ class ReadyQueue:
         """Forget a session; the tasks that were still queued."""
         line = self._lines.pop(session)
         self._refresh(session)
-        return list(line.tasks)
+        return list(line.tasks.values())
 
     def extend(self, session: str, tasks: list[Task]) -> None:
         """Queue new tasks of one session behind its others."""
-        self._lines[session].tasks.extend(tasks)
+        self._lines[session].tasks.update((task.sequence, task) for task in tasks)
         self._refresh(session)
 
     def withdraw(self, session: str, sequences: set[int]) -> list[Task]:
-        """Take out of the queue those of a session's tasks that are still in it."""
-        line = self._lines[session]
-        withdrawn = [task for task in line.tasks if task.sequence in sequences]
+        """Take out of the queue those of a session's tasks that are still in it; in the order of their numbers."""
+        tasks = self._lines[session].tasks
+        # The whole line is not looked at: futures are often cancelled one by one, and the line may be long.
+        withdrawn = [tasks.pop(sequence) for sequence in sorted(sequences) if sequence in tasks]
         if withdrawn:
-            line.tasks = deque(task for task in line.tasks if task.sequence not in sequences)
             self._refresh(session)
         return withdrawn
 
@@ -65,7 +65,8 @@ class ReadyQueue:
         """Queue a task whose lease ended without an outcome, before its session's others."""
         line = self._lines[task.session]
         line.leased -= 1
-        line.tasks.appendleft(task)
+        line.tasks[task.sequence] = task
+        line.tasks.move_to_end(task.sequence, last=False)
         self._refresh(task.session)
 
     def ended(self, task: Task) -> None:
@@ -86,7 +87,7 @@ class ReadyQueue:
             self._in_turns.discard(session)
             line = self._lines[session]
             run = min(share, line.allowance)
-            taken += [line.tasks.popleft() for _ in range(run)]
+            taken += [line.tasks.popitem(last=False)[1] for _ in range(run)]
             line.leased += run
             self._refresh(session)
         return taken

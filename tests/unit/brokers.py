@@ -195,7 +195,8 @@ def _rows(fields: list[Any]) -> list[Any]:
 def check_invariants(core: BrokerCore) -> None:
     """What must hold after every event, whatever has happened."""
     ready, lines = core._ready, core._ready._lines
-    queued = [task for line in lines.values() for task in line.tasks]
+    queued = [task for line in lines.values() for task in line.tasks.values()]
+    assert all(number == task.sequence for line in lines.values() for number, task in line.tasks.items())
     leased = list(core._leases)
 
     # Each task is in one place, and its state says in which.
