@@ -216,10 +216,13 @@ class Session:
         while self._error is None:
             try:
                 self._receive(self._connection)
-            except OSError as error:
-                if self._error is None:
+            except BaseException as error:
+                if self._error is not None:
+                    return  # the connection was closed from this side
+                if isinstance(error, OSError):
                     self._reconnect(error)
-            except BaseException as error:  # a defect of ours: better an error in every call than a silent hang
+                    continue
+                # A defect of ours: better an error in every call than a silent hang.
                 logger.exception("the session with %s ended by an internal error", self.address)
                 self._end(error)
 
@@ -232,7 +235,7 @@ class Session:
             for batch in batches:
                 self._handle(batch)
             self._send_waiting()
-            silence = time.monotonic() - connection.heard
+            silence = connection.silence()
             if silence > _SILENCE_SECONDS:
                 raise ConnectionError(f"the master was silent for {silence:.0f} s")
             if not batches:

@@ -44,7 +44,7 @@ class Runner:
         self._failed_starts: list[events.StartFailed] = []  # of the last turn
         self._heartbeat_seconds = settings.lease_timeout / 3
         self._lease_timeout = settings.lease_timeout
-        self._heard = self._beat = 0.0  # when the master last spoke, and when we last sent a heartbeat
+        self._beat = 0.0  # when we last sent a heartbeat
         self._exited = False
         self._stopping = threading.Event()
         # Signals arrive as bytes on a socket: the loop wakes up and handles them as one event among others.
@@ -90,7 +90,7 @@ class Runner:
         self._heartbeat_seconds = self._lease_timeout / 3
         self._connection = connection
         self._selector.register(connection, selectors.EVENT_READ, (self._master_ready, None))
-        self._heard = self._beat = self._attached = time.monotonic()
+        self._beat = self._attached = time.monotonic()
         logger.info("joined the master at %s as %s with %d slots", self._address, settings.name, settings.slots)
         self._handle(events.Connected())
         if self._joined is not None:
@@ -134,8 +134,8 @@ class Runner:
         for report in reports:
             self._report(report)
         now = time.monotonic()
-        if now - self._heard > self._lease_timeout:
-            raise ConnectionError(f"it has been silent for {now - self._heard:.1f} s")
+        if self._connection is not None and (silence := self._connection.silence()) > self._lease_timeout:
+            raise ConnectionError(f"it has been silent for {silence:.1f} s")
         if now - self._beat >= self._heartbeat_seconds:
             # Even when there was much to say: the master answers a heartbeat, so we hear that it lives.
             self._outbox.append(("heartbeat",))
@@ -147,9 +147,7 @@ class Runner:
         """Send what has gathered in this turn as one frame."""
         if self._outbox and self._connection is not None:
             batch, self._outbox = self._outbox, []
-            begun = time.monotonic()
             self._connection.send_batch(batch)
-            self._heard += time.monotonic() - begun  # while we were busy sending, it was not the master who was silent
 
     # --- what the selector reports -----------------------------------------------------------------------------
 
@@ -162,7 +160,6 @@ class Runner:
                     raise ProtocolError(f"the master at {self._address} refused what this worker sent: {reason}")
                 case list():
                     self._handle(events.Received(batch))
-        self._heard = time.monotonic()
 
     def _signalled(self, subject: None, ready: int) -> None:
         for _ in self._woken.recv(64):

@@ -36,7 +36,8 @@ class Connection:
         self._socket = sock
         self._frames = FrameReader(MAX_HANDSHAKE_FRAME)
         self._sending = threading.Lock()
-        self.heard = time.monotonic()  # when bytes last came, be it only a part of a frame
+        self._alive = time.monotonic()  # when the master last gave a sign of life
+        self._sent = self._acknowledged = 0  # bytes
         self._early: list[object] = []  # what came together with the answer to hello
 
     def fileno(self) -> int:
@@ -60,9 +61,13 @@ class Connection:
                 view = memoryview(part)
                 while view:
                     try:
-                        view = view[self._socket.send(view) :]
+                        sent = self._socket.send(view)
                     except BlockingIOError:
                         self._wait(select.POLLOUT, SEND_SECONDS)
+                        self._alive = time.monotonic()  # it takes what we send, be it slowly
+                    else:
+                        view = view[sent:]
+                        self._sent += sent
 
     def receive(self, timeout: float | None) -> list[object]:
         """The values that have come, decoded as plain data; none if nothing came within ``timeout`` seconds.
@@ -75,6 +80,20 @@ class Connection:
     def poll(self, timeout: float = 0.0) -> bool:
         """Whether ``receive`` would find something to read, waiting up to ``timeout`` seconds for it."""
         return bool(self._early) or bool(_poll(self._socket, select.POLLIN, timeout))
+
+    def silence(self) -> float:
+        """Seconds without a sign of life.
+
+        One is any byte that comes, be it only a part of a frame. On a slow link, where the answer comes behind all that
+        we have sent, another one is that the backlog shrinks. (That nothing is left of it is none: the kernel of a
+        frozen master acknowledges a heartbeat, too.)
+        """
+        backlog = sockets.unacknowledged(self.fileno())
+        acknowledged = self._sent - backlog
+        if backlog and acknowledged > self._acknowledged:
+            self._alive = time.monotonic()
+        self._acknowledged = acknowledged
+        return time.monotonic() - self._alive
 
     def interrupt(self) -> None:
         """End the connection, so that a thread that waits in ``receive`` wakes up; ``close`` is still to come."""
@@ -131,7 +150,7 @@ class Connection:
                 return
             if size == 0:
                 raise ConnectionResetError("the master closed the connection")
-            self.heard = time.monotonic()
+            self._alive = time.monotonic()
             for content in self._frames.received(size):
                 found = True
                 yield content

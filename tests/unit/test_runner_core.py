@@ -1,6 +1,6 @@
 """multihost/runner/core.py: which child runs what, how much a worker asks for, and how it leaves."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -8,8 +8,22 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from multihost.runner.core import CHILD_SECONDS, HOLD_SECONDS, MAX_HELD, STUCK_SECONDS, WARM_CHILDREN
-from multihost.runner.events import ChildDied, DrainAsked, Exit, Finished, Kill, Run, Send
+from multihost.runner.core import CHILD_SECONDS, HOLD_SECONDS, MAX_HELD, STUCK_SECONDS, WARM_CHILDREN, RunnerCore
+from multihost.runner.events import (
+    ChildDied,
+    Connected,
+    DrainAsked,
+    Effect,
+    Exit,
+    Finished,
+    Kill,
+    Received,
+    Run,
+    Send,
+    Start,
+    StartFailed,
+    Tick,
+)
 from tests.unit.runners import DRAIN_TIMEOUT, Runner
 
 MakeRunner = Callable[[int], Runner]
@@ -555,3 +569,52 @@ class Worker(RuleBasedStateMachine):
 
 TestWorker: Callable[[], Any] = Worker.TestCase
 TestWorker.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)  # type: ignore[attr-defined]
+
+
+# --- a host without room ---------------------------------------------------------------------------------------------
+
+
+def started(core: RunnerCore, now: float, tokens: Sequence[int]) -> tuple[int, list[Effect]]:
+    """Grant tasks to ``core``; the child that it wants started, and all effects."""
+    tasks = [(token, b"") for token in tokens]
+    effects = core.handle(Received([("grant", "session", "f", (), tasks)]), now)
+    return next(effect.child for effect in effects if isinstance(effect, Start)), effects
+
+
+def test_what_a_child_that_could_not_be_started_had_goes_back_unpenalised() -> None:
+    core = RunnerCore(2, DRAIN_TIMEOUT)
+    core.handle(Connected(), 0.0)
+    child, _ = started(core, 0.0, [1])
+    effects = core.handle(StartFailed(child, "no descriptor left"), 0.0)
+    assert Send(("give_back", [1])) in effects
+    assert not any(isinstance(effect, Send) and effect.message[0] == "settle" for effect in effects)
+    assert core.held == 0
+
+
+def test_a_host_without_room_rests_longer_each_time_and_asks_for_nothing_meanwhile() -> None:
+    core = RunnerCore(1, DRAIN_TIMEOUT)
+    assert Send(("want", 1)) in core.handle(Connected(), 0.0)
+    rests, now = [], 0.0
+    for token in range(4):
+        child, _ = started(core, now, [token])
+        begun = now
+        effects = core.handle(StartFailed(child, "no process left"), now)
+        assert not any(isinstance(effect, Send) and effect.message[0] == "want" for effect in effects)
+        while Send(("want", 1)) not in effects:
+            now += 0.25
+            effects = core.handle(Tick(), now)
+        rests.append(now - begun)
+    assert rests == [1.0, 2.0, 4.0, 8.0]
+
+
+def test_a_child_that_works_again_ends_the_growing_of_the_rests() -> None:
+    core = RunnerCore(1, DRAIN_TIMEOUT)
+    core.handle(Connected(), 0.0)
+    for now in (0.0, 10.0):
+        child, _ = started(core, now, [1])
+        core.handle(StartFailed(child, "no process left"), now)
+        core.handle(Tick(), now + 5.0)
+        child, _ = started(core, now + 5.0, [2])
+        core.handle(Finished(child, [(2, "result", b"")], 0.1), now + 5.5)
+        core.handle(ChildDied(child, "so that the next task needs a new one"), now + 6.0)
+    assert core._rest_seconds == 0.0
