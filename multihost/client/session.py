@@ -213,11 +213,11 @@ class Session:
     # --- receiving ---------------------------------------------------------------------------------------------
 
     def _receive_forever(self) -> None:
-        while self._error is None:
+        while not self._ended.is_set():
             try:
                 self._receive(self._connection)
             except BaseException as error:
-                if self._error is not None:
+                if self._ended.is_set():
                     return  # the connection was closed from this side
                 if isinstance(error, OSError):
                     self._reconnect(error)

@@ -102,8 +102,11 @@ class Cluster(RuleBasedStateMachine):
             assert len(error.losses) == self.losses[task] == MAX_DELIVERIES
 
     def lost(self, connection: int) -> None:
-        """The master has given up a worker: each task it held is a delivery lost."""
-        for task in self.workers.pop(connection).held.values():
+        """The master has given up a worker: each task it held is a delivery lost, also one it had not read of yet."""
+        unread = self.broker.grants(connection)
+        self.tokens |= {grant.token for grant in unread}
+        tasks = [(grant.session, int(grant.payload)) for grant in unread]
+        for task in (*self.workers.pop(connection).held.values(), *tasks):
             self.losses[task] = self.losses.get(task, 0) + 1
 
     # --- clients -----------------------------------------------------------------------------------------------
