@@ -4,7 +4,7 @@ A task has a sequence number, given here; the master drops what it has seen befo
 batch leaves when the last one was accepted: alone, a task leaves at once; under load, batches form by themselves.
 """
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -32,7 +32,7 @@ class ClientCore:
 
     pending: dict[int, Pending] = field(default_factory=dict)  # by sequence number, rising
     _numbers: Iterator[int] = field(default_factory=count)
-    _unsent: deque[int] = field(default_factory=deque)
+    _unsent: OrderedDict[int, None] = field(default_factory=OrderedDict)  # numbers, those to send first in front
     _blobs: dict[str, Blob] = field(default_factory=dict)
     _blobs_sent: set[str] = field(default_factory=set)
     _awaited: int = -1  # the highest number in the batch that is not accepted yet; -1: none is under way
@@ -47,7 +47,7 @@ class ClientCore:
             self._blobs.setdefault(blob.blob_id, blob)
         sequence = next(self._numbers)
         self.pending[sequence] = Pending(blobs[-1].blob_id, payload)
-        self._unsent.append(sequence)
+        self._unsent[sequence] = None
         return sequence
 
     @property
@@ -56,11 +56,10 @@ class ClientCore:
 
     def withdraw(self, sequences: Iterable[int]) -> list[int]:
         """Forget those of these tasks that the master has not heard of; their numbers are left out."""
-        unsent = set(self._unsent).intersection(sequences)
-        self._unsent = deque(sequence for sequence in self._unsent if sequence not in unsent)
+        unsent = sorted({sequence for sequence in sequences if sequence in self._unsent})
         for sequence in unsent:
-            del self.pending[sequence]
-        return sorted(unsent)
+            del self._unsent[sequence], self.pending[sequence]
+        return unsent
 
     def next_batch(self) -> list[Message]:
         """What to send now; empty while the last batch is not accepted and nothing else is to be said."""
@@ -104,7 +103,7 @@ class ClientCore:
         self._cancels_sent.clear()
         if not known:
             accepted = 0
-        self._unsent = deque(sequence for sequence in self.pending if sequence >= accepted)
+        self._unsent = OrderedDict.fromkeys(sequence for sequence in self.pending if sequence >= accepted)
 
     def _submits(self) -> list[Message]:
         """Unsent tasks up to the size of a batch, in runs of one function and of consecutive numbers."""
@@ -112,11 +111,11 @@ class ClientCore:
         size = tasks = 0
         first, function_id, payloads = -1, "", list[bytes]()
         while self._unsent and size < _MAX_BATCH_BYTES and tasks < _MAX_BATCH_TASKS:
-            sequence = self._unsent[0]
+            sequence = next(iter(self._unsent))
             task = self.pending[sequence]
             if tasks and size + len(task.payload) > _MAX_BATCH_BYTES:
                 break
-            self._unsent.popleft()
+            del self._unsent[sequence]
             if task.function_id != function_id or sequence != first + len(payloads):
                 messages += self._blobs_of(task.function_id)
                 first, function_id, payloads = sequence, task.function_id, []
