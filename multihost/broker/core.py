@@ -116,7 +116,7 @@ class BrokerCore:
         return min((d for q in self._queues.values() if (d := q.next_deadline()) is not None), default=None)
 
     def session_state(self, session: str) -> dict[str, object]:
-        """What a client is told when its connection begins: whether this is news, and what was accepted of it."""
+        """What a client is told when its connection begins: up to which number its tasks are here, and who works."""
         return {"accepted": self._sessions[session].next_sequence, "workers": len(self._workers)}
 
     def knows(self, session: str) -> bool:

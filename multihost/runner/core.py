@@ -139,8 +139,6 @@ class RunnerCore:
                 case ("grant", str(session), str(function_id), tuple(needs), list(tasks)):
                     items = [Item(token, session, function_id, needs, payload) for token, payload in tasks]
                     self._announced = max(0, self._announced - len(items))
-                    if not self.held:
-                        self._progress = now
                     self._queue.extend(items)
                 case ("blob", str(blob_id), bytes(content)):
                     self._blobs.add(blob_id)
