@@ -145,6 +145,12 @@ class Cluster:
         self._settings = settings
         self._pools: list[multihost.Pool] = []
 
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     # --- what a test starts ------------------------------------------------------------------------------------
 
     def environ(self, **settings: str) -> dict[str, str]:

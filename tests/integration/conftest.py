@@ -21,23 +21,17 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """A cluster with nothing started yet, for tests that choose settings or break things."""
     directory = tmp_path / "logs"
     directory.mkdir()
-    cluster = Cluster(directory)
-    try:
+    with Cluster(directory) as cluster:
         yield cluster
-    finally:
-        cluster.close()
 
 
 @pytest.fixture(scope="module")
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A master and a worker of two slots, for a module's tests that leave them as they found them."""
-    cluster = Cluster(tmp_path_factory.mktemp("logs"))
-    try:
+    with Cluster(tmp_path_factory.mktemp("logs")) as cluster:
         cluster.start_master()
         cluster.start_worker()
         yield cluster
-    finally:
-        cluster.close()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -35,13 +35,10 @@ def pool(shared_cluster: Cluster) -> Iterator[multihost.Pool]:
 @pytest.fixture(scope="module")
 def small_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster whose tasks and results may have a megabyte."""
-    cluster = Cluster(tmp_path_factory.mktemp("logs"))
-    try:
+    with Cluster(tmp_path_factory.mktemp("logs")) as cluster:
         cluster.start_master(MULTIHOST_MAX_PAYLOAD=str(MEGABYTE))
         cluster.start_worker()
         yield cluster
-    finally:
-        cluster.close()
 
 
 # --- the calls -------------------------------------------------------------------------------------------------

@@ -21,12 +21,9 @@ GETTER = Path(__file__).parent / "stock" / "getter.py"
 
 @pytest.fixture(scope="module")
 def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("logs"))
-    try:
+    with Cluster(tmp_path_factory.mktemp("logs")) as cluster:
         cluster.start_master()
         yield cluster
-    finally:
-        cluster.close()
 
 
 @pytest.fixture

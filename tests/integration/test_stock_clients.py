@@ -15,12 +15,9 @@ every_python = pytest.mark.parametrize("python", interpreters().values(), ids=in
 @pytest.fixture(scope="module")
 def bounded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A master whose queues take three items."""
-    cluster = Cluster(tmp_path_factory.mktemp("logs"), MULTIHOST_QUEUE_SIZE="3")
-    try:
+    with Cluster(tmp_path_factory.mktemp("logs"), MULTIHOST_QUEUE_SIZE="3") as cluster:
         cluster.start_master()
         yield cluster
-    finally:
-        cluster.close()
 
 
 @every_python
@@ -52,9 +49,6 @@ def test_programs_of_different_python_versions_share_the_queues(shared: Cluster)
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A master with unbounded queues, and no worker of ours."""
-    cluster = Cluster(tmp_path_factory.mktemp("logs"))
-    try:
+    with Cluster(tmp_path_factory.mktemp("logs")) as cluster:
         cluster.start_master()
         yield cluster
-    finally:
-        cluster.close()

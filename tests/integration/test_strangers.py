@@ -34,12 +34,9 @@ def master(cluster: Cluster) -> Cluster:
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A master at which garbage is thrown, and that must end without a traceback."""
-    cluster = Cluster(tmp_path_factory.mktemp("logs"))
-    try:
+    with Cluster(tmp_path_factory.mktemp("logs")) as cluster:
         cluster.start_master()
         yield cluster
-    finally:
-        cluster.close()
 
 
 @pytest.fixture
