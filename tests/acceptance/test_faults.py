@@ -154,4 +154,6 @@ def started_at(cluster: Cluster) -> list[str]:
 def signal_program(container: Any, name: str) -> None:
     """Signal the container's program itself, the one child of its init."""
     script = f"kill -{name} $(cat /proc/1/task/1/children)"
-    assert in_container(container, "sh", "-c", script) == (0, "")
+    code, output = in_container(container, "sh", "-c", script)
+    # With its program the container ends, and with the container the shell that sent the signal, be it done or not.
+    assert output == "" and code in ((0, 137) if name == "KILL" else (0,))
