@@ -1,0 +1,102 @@
+"""How a call is to be treated beyond what the standard library knows: what ``Pool.options`` and ``Executor.options`` say.
+
+On the wire they are a plain dict of those that differ from their defaults; nearly always an empty one.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+MAX_RETRIES = 1_000_000
+MAX_PRIORITY = 1_000
+MAX_SECONDS = 1e9
+MAX_TEXT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of a call. Durations are seconds.
+
+    Raises: TypeError, ValueError: one of them is not what it must be.
+    """
+
+    retries: int = 0  # how often the function may raise and be called again
+    retry_for: tuple[type[BaseException], ...] = (Exception,)  # the exceptions that are worth another try
+    backoff: float = 1.0  # before the first retry; each further one waits twice as long, a minute at most
+    timeout: float | None = None  # for one delivery, from the moment the function is called
+    priority: int = 0  # of two calls of the same program, the one with the higher priority is leased first
+    name: str = ""  # for people: logs, errors, statistics
+    labels: frozenset[str] = frozenset()  # only workers started with all of these may run it
+
+    def __post_init__(self) -> None:
+        _check_whole("retries", self.retries, 0, MAX_RETRIES)
+        _check_whole("priority", self.priority, -MAX_PRIORITY, MAX_PRIORITY)
+        _check_seconds("backoff", self.backoff, zero=True)
+        if self.timeout is not None:
+            _check_seconds("timeout", self.timeout, zero=False)
+        if not isinstance(self.name, str) or len(self.name) > MAX_TEXT:
+            raise ValueError(f"name must be a str of at most {MAX_TEXT} characters, not {self.name!r}")
+        kinds = self.retry_for if isinstance(self.retry_for, tuple) else (self.retry_for,)
+        if not kinds or not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
+            raise TypeError(f"retry_for must be exception classes, one or a tuple of them, not {self.retry_for!r}")
+        object.__setattr__(self, "retry_for", kinds)
+        object.__setattr__(self, "labels", as_labels(self.labels))
+
+    def but(self, **changes: object) -> "Options":
+        """These options with some of them changed.
+
+        Raises: TypeError: there is no option of that name, or it is of another type; ValueError.
+        """
+        known = [field.name for field in fields(self)]
+        for name in changes:
+            if name not in known:
+                raise TypeError(f"there is no option {name!r}; there are {', '.join(known)}")
+        given: Any = changes
+        return replace(self, **given)
+
+    def on_the_wire(self) -> dict[str, object]:
+        """Plain data, without what has its default value. ``retry_for`` is not in it: it travels with the function."""
+        plain: dict[str, object] = {}
+        if self.retries:
+            plain |= {"retries": self.retries, "backoff": float(self.backoff)}
+        if self.timeout is not None:
+            plain["timeout"] = float(self.timeout)
+        if self.priority:
+            plain["priority"] = self.priority
+        if self.name:
+            plain["name"] = self.name
+        if self.labels:
+            plain["labels"] = tuple(sorted(self.labels))
+        return plain
+
+
+def as_labels(labels: object) -> frozenset[str]:
+    """Labels, given as one str or several.
+
+    Raises: TypeError, ValueError: a label is something else, is empty or has a space or a comma in it.
+    """
+    if isinstance(labels, str):
+        labels = [labels]
+    if not isinstance(labels, Iterable):
+        raise TypeError(f"labels must be a str or several of them, not {labels!r}")
+    found = list(labels)
+    for label in found:
+        if not isinstance(label, str):
+            raise TypeError(f"a label must be a str, not {label!r}")
+        if not 0 < len(label) <= MAX_TEXT or "," in label or label.split() != [label]:
+            raise ValueError(f"a label is a word without spaces and commas, not {label!r}")
+    return frozenset(found)
+
+
+def _check_whole(name: str, value: object, least: int, most: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if not least <= value <= most:
+        raise ValueError(f"{name} must be from {least:,} to {most:,}, not {value:,}")
+
+
+def _check_seconds(name: str, value: object, zero: bool) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if not (0 < value <= MAX_SECONDS or (zero and value == 0)):
+        raise ValueError(f"{name} must be a number of seconds {'from' if zero else 'above'} zero, not {value!r}")

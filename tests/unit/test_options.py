@@ -1,0 +1,58 @@
+"""The options of a call: their bounds, and what of them travels."""
+
+import pytest
+
+from multihost.options import Options
+
+
+def test_options_that_nobody_chose_cost_nothing_on_the_wire() -> None:
+    assert Options().on_the_wire() == {}
+
+
+def test_what_was_chosen_travels_as_plain_data() -> None:
+    options = Options(retries=3, backoff=1, timeout=30, priority=-2, name="nightly", labels=frozenset({"gpu", "big"}))
+
+    assert options.on_the_wire() == {
+        "retries": 3,
+        "backoff": 1.0,
+        "timeout": 30.0,
+        "priority": -2,
+        "name": "nightly",
+        "labels": ("big", "gpu"),
+    }
+
+
+def test_one_exception_and_one_label_need_no_tuple() -> None:
+    options = Options().but(retry_for=OSError, labels="gpu")
+
+    assert options.retry_for == (OSError,)
+    assert options.labels == {"gpu"}
+
+
+def test_changing_one_option_keeps_the_others() -> None:
+    assert Options(retries=3).but(timeout=5) == Options(retries=3, timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"retrys": 1}, TypeError, "no option 'retrys'; there are retries, "),
+        ({"retries": -1}, ValueError, "retries must be from 0 to"),
+        ({"retries": 1.5}, TypeError, "retries must be a whole number, not 1.5"),
+        ({"retries": True}, TypeError, "retries must be a whole number"),
+        ({"timeout": 0}, ValueError, "timeout must be a number of seconds above zero, not 0"),
+        ({"timeout": float("nan")}, ValueError, "timeout must be a number of seconds above zero"),
+        ({"timeout": "5"}, TypeError, "timeout must be a number of seconds, not '5'"),
+        ({"backoff": -1}, ValueError, "backoff must be a number of seconds from zero, not -1"),
+        ({"priority": 1001}, ValueError, "priority must be from -1,000 to 1,000, not 1,001"),
+        ({"name": 5}, ValueError, "name must be a str"),
+        ({"labels": "two words"}, ValueError, "a label is a word without spaces and commas, not 'two words'"),
+        ({"labels": [5]}, TypeError, "a label must be a str, not 5"),
+        ({"labels": None}, TypeError, "labels must be a str or several of them"),
+        ({"retry_for": "OSError"}, TypeError, "retry_for must be exception classes"),
+        ({"retry_for": ()}, TypeError, "retry_for must be exception classes"),
+    ],
+)
+def test_a_wrong_option_says_what_it_must_be(changes: dict[str, object], error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says.replace("(", r"\(")):
+        Options().but(**changes)
