@@ -34,12 +34,8 @@ class Options:
         _check_seconds("backoff", self.backoff, zero=True)
         if self.timeout is not None:
             _check_seconds("timeout", self.timeout, zero=False)
-        if not isinstance(self.name, str) or len(self.name) > MAX_TEXT:
-            raise ValueError(f"name must be a str of at most {MAX_TEXT} characters, not {self.name!r}")
-        kinds = self.retry_for if isinstance(self.retry_for, tuple) else (self.retry_for,)
-        if not kinds or not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
-            raise TypeError(f"retry_for must be exception classes, one or a tuple of them, not {self.retry_for!r}")
-        object.__setattr__(self, "retry_for", kinds)
+        _check_name(self.name)
+        object.__setattr__(self, "retry_for", _as_classes(self.retry_for))
         object.__setattr__(self, "labels", as_labels(self.labels))
 
     def but(self, **changes: object) -> "Options":
@@ -86,6 +82,18 @@ def as_labels(labels: object) -> frozenset[str]:
         if not 0 < len(label) <= MAX_TEXT or "," in label or label.split() != [label]:
             raise ValueError(f"a label is a word without spaces and commas, not {label!r}")
     return frozenset(found)
+
+
+def _as_classes(given: object) -> tuple[type[BaseException], ...]:
+    classes = given if isinstance(given, tuple) else (given,)
+    if not classes or not all(isinstance(each, type) and issubclass(each, BaseException) for each in classes):
+        raise TypeError(f"retry_for must be exception classes, one or a tuple of them, not {given!r}")
+    return classes
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or len(name) > MAX_TEXT:
+        raise ValueError(f"name must be a str of at most {MAX_TEXT} characters, not {name!r}")
 
 
 def _check_whole(name: str, value: object, least: int, most: int) -> None:
