@@ -1,4 +1,4 @@
-"""How a call is to be treated beyond what the standard library knows: what ``Pool.options`` and ``Executor.options`` say.
+"""How a call is to be treated, beyond what the standard library knows: ``Pool.options`` and ``Executor.options``.
 
 On the wire they are a plain dict of those that differ from their defaults; nearly always an empty one.
 """
