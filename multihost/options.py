@@ -4,7 +4,7 @@ On the wire they are a plain dict of those that differ from their defaults; near
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 MAX_RETRIES = 1_000_000
@@ -27,6 +27,8 @@ class Options:
     priority: int = 0  # of two calls of the same program, the one with the higher priority is leased first
     name: str = ""  # for people: logs, errors, statistics
     labels: frozenset[str] = frozenset()  # only workers started with all of these may run it
+    # Plain data, without what has its default value or, as ``retry_for``, travels with the function.
+    wire: dict[str, object] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_whole("retries", self.retries, 0, MAX_RETRIES)
@@ -37,21 +39,21 @@ class Options:
         _check_name(self.name)
         object.__setattr__(self, "retry_for", _as_classes(self.retry_for))
         object.__setattr__(self, "labels", as_labels(self.labels))
+        object.__setattr__(self, "wire", self._on_the_wire())
 
     def but(self, **changes: object) -> "Options":
         """These options with some of them changed.
 
         Raises: TypeError: there is no option of that name, or it is of another type; ValueError.
         """
-        known = [field.name for field in fields(self)]
+        known = [option.name for option in fields(self) if option.init]
         for name in changes:
             if name not in known:
                 raise TypeError(f"there is no option {name!r}; there are {', '.join(known)}")
         given: Any = changes
         return replace(self, **given)
 
-    def on_the_wire(self) -> dict[str, object]:
-        """Plain data, without what has its default value. ``retry_for`` is not in it: it travels with the function."""
+    def _on_the_wire(self) -> dict[str, object]:
         plain: dict[str, object] = {}
         if self.retries:
             plain |= {"retries": self.retries, "backoff": float(self.backoff)}
@@ -108,3 +110,6 @@ def _check_seconds(name: str, value: object, zero: bool) -> None:
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
     if not (0 < value <= MAX_SECONDS or (zero and value == 0)):
         raise ValueError(f"{name} must be a number of seconds {'from' if zero else 'above'} zero, not {value!r}")
+
+
+PLAIN = Options()

@@ -9,6 +9,8 @@ import hashlib
 import pickle
 import sys
 import traceback
+from collections.abc import Callable
+from typing import NamedTuple
 
 from multihost.errors import PythonMismatch, RemoteError, RemoteTraceback
 
@@ -17,6 +19,13 @@ PYTHON_MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 _BY_VALUE = b"by-value "
 # In an archive of sources: which of them is the main script, and its module name if it was run with ``-m``.
 MANIFEST = "__multihost__.json"
+
+
+class Retrying(NamedTuple):
+    """A function, and the exceptions after which its caller wants another try."""
+
+    function: Callable[..., object]
+    retry_for: tuple[type[BaseException], ...]
 
 
 def dumps(value: object, main_travels: bool = True) -> bytes:

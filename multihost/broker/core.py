@@ -25,7 +25,7 @@ from multihost.broker.events import (
 from multihost.broker.leases import LeaseTable
 from multihost.broker.queues import METHODS, Reply, SharedQueue
 from multihost.broker.ready import ReadyQueue
-from multihost.broker.tasks import Task, TaskEvent
+from multihost.broker.tasks import PLAIN, Task, TaskEvent, TaskOptions
 from multihost.errors import ProtocolError, WorkerDied
 from multihost.payload import dump_error
 from multihost.wire.messages import CANCELLED, OUTCOME_KINDS
@@ -44,7 +44,7 @@ class Session:
     name: str
     connection: int | None
     next_sequence: int = 0  # every lower number is a task that was accepted
-    outcomes: dict[int, tuple[str, bytes]] = field(default_factory=dict)
+    outcomes: dict[int, tuple[str, bytes, str]] = field(default_factory=dict)  # kind, content, whence it came
     left_at: float = 0.0
 
 
@@ -117,7 +117,7 @@ class BrokerCore:
 
     def session_state(self, session: str) -> dict[str, object]:
         """What a client is told when its connection begins: up to which number its tasks are here, and who works."""
-        return {"accepted": self._sessions[session].next_sequence, "workers": len(self._workers)}
+        return {"accepted": self._sessions[session].next_sequence, **self._strength()}
 
     def knows(self, session: str) -> bool:
         return session in self._sessions
@@ -255,16 +255,19 @@ class BrokerCore:
         self._blobs.add(self._session_of(connection).session_id, blob_id, content, needs)
         return []
 
-    def _submit(self, connection: int, first: int, function_id: str, payloads: list[bytes]) -> list[Effect]:
+    def _submit(
+        self, connection: int, first: int, function_id: str, plain: dict[object, object], payloads: list[bytes]
+    ) -> list[Effect]:
         session = self._session_of(connection)
         if first < 0:
             raise ProtocolError("a submit numbers its tasks from 0")
         if not self._blobs.has(session.session_id, function_id):
             raise ProtocolError("a submit names a function that was not sent before it")
         # A client numbers its tasks in order, so what it repeats after a lost answer is below next_sequence.
+        options = TaskOptions.parse(plain) if plain else PLAIN
         known = max(0, session.next_sequence - first)
         tasks = [
-            Task(session.session_id, sequence, function_id, payload)
+            Task(session.session_id, sequence, function_id, payload, options)
             for sequence, payload in enumerate(payloads[known:], start=first + known)
         ]
         session.next_sequence = max(session.next_sequence, first + len(payloads))
@@ -278,7 +281,7 @@ class BrokerCore:
             outcomes.pop(sequence, None)
         return []
 
-    def _cancel(self, connection: int, sequences: list[int]) -> list[Effect]:
+    def _cancel(self, connection: int, sequences: list[int], running: bool) -> list[Effect]:
         session = self._session_of(connection)
         tasks = self._ready.withdraw(session.session_id, set(sequences))
         for task in tasks:
@@ -369,7 +372,7 @@ class BrokerCore:
             task.apply(TaskEvent.GRANTED)
             granted.append((self._leases.grant(task, worker.connection), task.payload))
         needs = self._blobs.needs(function_id)
-        effects.append(Send(worker.connection, ("grant", session, function_id, needs, granted)))
+        effects.append(Send(worker.connection, ("grant", session, function_id, needs, {}, granted)))
         return effects
 
     def _note_hunger(self, worker: Worker) -> None:
@@ -383,7 +386,7 @@ class BrokerCore:
         task.apply(event)
         self._counts[task.state.name.lower()] += 1
         session = self._sessions[task.session]
-        session.outcomes[task.sequence] = (kind, content)
+        session.outcomes[task.sequence] = (kind, content, "")
         return session
 
     def _outcomes(self, session: Session, sequences: list[int]) -> Send:
@@ -429,7 +432,11 @@ class BrokerCore:
         count = len(self._workers)
         if (before == 0) == (count == 0):
             return []
-        return [Send(connection, ("workers", count)) for connection in self._clients]
+        slots = sum(worker.slots for worker in self._workers.values())
+        return [Send(connection, ("workers", count, slots)) for connection in self._clients]
+
+    def _strength(self) -> dict[str, object]:
+        return {"workers": len(self._workers), "slots": sum(worker.slots for worker in self._workers.values())}
 
     def _end_session(self, session: Session) -> list[Effect]:
         """Cancel what is left of a session, and have the workers forget it."""
@@ -463,4 +470,6 @@ class BrokerCore:
 
 
 # What a worker may say of a task, and what that does to it.
-_OUTCOMES = dict(zip(OUTCOME_KINDS, (TaskEvent.SUCCEEDED, TaskEvent.RAISED, TaskEvent.LOST), strict=True))
+_OUTCOMES = dict(
+    zip(OUTCOME_KINDS, (TaskEvent.SUCCEEDED, TaskEvent.RAISED, TaskEvent.RETRIED, TaskEvent.LOST), strict=True)
+)

@@ -1,7 +1,12 @@
-"""A task, its states, and the one table of transitions between them."""
+"""A task, its options, its states, and the one table of transitions between them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
+
+from multihost.errors import ProtocolError
+from multihost.options import MAX_PRIORITY, MAX_RETRIES, MAX_SECONDS, MAX_TEXT
+
+MAX_BACKOFF_SECONDS = 60.0
 
 
 class TaskState(Enum):
@@ -22,7 +27,8 @@ class TaskEvent(Enum):
     SPENT = auto()  # lost for the last time that is allowed
     SUCCEEDED = auto()
     RAISED = auto()
-    DROPPED = auto()  # its session ended
+    RETRIED = auto()  # it raised, and its caller asked for another try
+    DROPPED = auto()  # it was cancelled, or its session ended
 
 
 TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {
@@ -30,6 +36,7 @@ TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {
     (TaskState.QUEUED, TaskEvent.DROPPED): TaskState.CANCELLED,
     (TaskState.LEASED, TaskEvent.GIVEN_BACK): TaskState.QUEUED,
     (TaskState.LEASED, TaskEvent.LOST): TaskState.QUEUED,
+    (TaskState.LEASED, TaskEvent.RETRIED): TaskState.QUEUED,
     (TaskState.LEASED, TaskEvent.SPENT): TaskState.DEAD,
     (TaskState.LEASED, TaskEvent.SUCCEEDED): TaskState.DONE,
     (TaskState.LEASED, TaskEvent.RAISED): TaskState.FAILED,
@@ -37,21 +44,74 @@ TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class TaskOptions:
+    """What a submit asked for beyond the plain call: the master's part by name, the worker's part as it came."""
+
+    retries: int = 0
+    backoff: float = 1.0  # seconds
+    priority: int = 0
+    labels: frozenset[str] = frozenset()
+    for_worker: dict[str, object] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def parse(cls, plain: dict[object, object]) -> "TaskOptions":
+        """The options that a client sent.
+
+        Raises: ProtocolError: one of them is unknown, or not what it must be.
+        """
+        ours: dict[str, object] = {}
+        theirs: dict[str, object] = {}
+        for name, value in plain.items():
+            match name, value:
+                case "retries", int(n) if 0 <= n <= MAX_RETRIES:
+                    ours["retries"] = n
+                case "backoff", float(seconds) if 0 <= seconds <= MAX_SECONDS:
+                    ours["backoff"] = seconds
+                case "priority", int(n) if -MAX_PRIORITY <= n <= MAX_PRIORITY:
+                    ours["priority"] = n
+                case "labels", tuple(labels) if all(isinstance(label, str) for label in labels):
+                    ours["labels"] = frozenset(labels)
+                case "timeout", float(seconds) if 0 < seconds <= MAX_SECONDS:
+                    theirs["timeout"] = seconds
+                case "name", str(text) if len(text) <= MAX_TEXT:
+                    theirs["name"] = text
+                case "chunk", "map" | "starmap":
+                    theirs["chunk"] = value
+                case _:
+                    raise ProtocolError(f"a submit has an option {str(name)[:40]!r} that is unknown or wrong")
+        return cls(**ours, for_worker=theirs)  # type: ignore[arg-type]
+
+
+PLAIN = TaskOptions()
+
+
 @dataclass(slots=True, eq=False)
 class Task:
-    """One call. ``session`` and ``sequence`` name it; function and arguments are opaque bytes to the master."""
+    """One call, or a chunk of several of one function.
+
+    ``session`` and ``sequence`` name it; function and arguments are opaque bytes to the master.
+    """
 
     session: str
     sequence: int
     function_id: str
     payload: bytes
+    options: TaskOptions = PLAIN
     state: TaskState = TaskState.QUEUED
-    losses: tuple[str, ...] = ()  # why each lost delivery was lost
+    losses: tuple[str, ...] = ()  # why each lost delivery was lost, since a retry or an item of the chunk ended
+    tries: int = 0  # how often it raised and was queued again
+    done: int = 0  # how many items of a chunk have ended
 
     @property
     def delivery(self) -> int:
         """Which delivery the current or next lease is, from 1; leases given back do not count."""
-        return len(self.losses) + 1
+        return len(self.losses) + self.tries + 1
+
+    @property
+    def retry_delay(self) -> float:
+        """Seconds to wait before the next try."""
+        return min(MAX_BACKOFF_SECONDS, self.options.backoff * 2.0 ** min(self.tries - 1, 60))
 
     def apply(self, event: TaskEvent) -> None:
         """Go to the state that ``event`` leads to; a pair absent from ``TRANSITIONS`` raises KeyError."""

@@ -35,6 +35,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 Initializer = tuple[Callable[..., object], tuple[object, ...]]
+RetryFor = tuple[type[BaseException], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,25 +73,31 @@ class CodeBook:
             content = payload.dumps(initializer, self.main_travels)
             self._initializers = [self._blob("the initializer, with its arguments,", content)]
         # Only functions that travel by name are remembered: what a closure holds may change between two calls.
-        self._named: weakref.WeakKeyDictionary[Callable[..., object], Blob] = weakref.WeakKeyDictionary()
+        self._named: weakref.WeakKeyDictionary[Callable[..., object], dict[RetryFor, Blob]] = (
+            weakref.WeakKeyDictionary()
+        )
         self._fingerprint: tuple[object, ...] | None = None
         self._looked, self._modules = float("-inf"), 0  # when, and how many modules were loaded then
         self._archives: list[Blob] = []  # one, or none if the program has no modules of its own
 
-    def blobs_for(self, function: Callable[..., object]) -> list[Blob]:
+    def blobs_for(self, function: Callable[..., object], retry_for: RetryFor = ()) -> list[Blob]:
         """What a worker needs to call ``function``, the function's own blob last.
+
+        ``retry_for`` are the exceptions after which its caller wants another try.
 
         Raises: what pickling ``function`` raises; TaskTooLarge.
         """
         rememberable = isinstance(function, types.FunctionType | types.BuiltinFunctionType | type)
-        blob = self._named.get(function) if rememberable else None
+        blob = self._named.get(function, {}).get(retry_for) if rememberable else None
         if blob is None:
             self._refresh_archive(at_most_every=0.0 if rememberable else _LOOK_SECONDS)
-            definition = payload.dumps(function, self.main_travels)
+            definition = payload.dumps(
+                payload.Retrying(function, retry_for) if retry_for else function, self.main_travels
+            )
             needs = tuple(need.blob_id for need in (*self._archives, *self._initializers))
             blob = self._blob("a function", definition, needs)
             if rememberable and not payload.is_by_value(definition):
-                self._named[function] = blob
+                self._named.setdefault(function, {})[retry_for] = blob
         return [*self._archives, *self._initializers, blob]
 
     def _refresh_archive(self, at_most_every: float) -> None:

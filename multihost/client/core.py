@@ -23,6 +23,7 @@ class Pending:
     """A task that has no outcome yet; kept whole, so that it can be submitted to a master that has forgotten it."""
 
     function_id: str
+    options: dict[str, object]  # as they travel; one object for all calls that were made with the same
     payload: bytes
 
 
@@ -38,15 +39,15 @@ class ClientCore:
     _awaited: int = -1  # the highest number in the batch that is not accepted yet; -1: none is under way
     _finished: list[int] = field(default_factory=list)  # outcomes that came and are not acknowledged
     _finished_bytes: int = 0
-    _cancels: set[int] = field(default_factory=set)  # tasks to be cancelled, until the master has answered
+    _cancels: dict[int, bool] = field(default_factory=dict)  # to be cancelled (even when running), until answered
     _cancels_sent: set[int] = field(default_factory=set)
 
-    def add(self, blobs: list[Blob], payload: bytes) -> int:
+    def add(self, blobs: list[Blob], options: dict[str, object], payload: bytes) -> int:
         """A new task of the function that is the last of ``blobs``; its sequence number."""
         for blob in blobs:
             self._blobs.setdefault(blob.blob_id, blob)
         sequence = next(self._numbers)
-        self.pending[sequence] = Pending(blobs[-1].blob_id, payload)
+        self.pending[sequence] = Pending(blobs[-1].blob_id, options, payload)
         self._unsent[sequence] = None
         return sequence
 
@@ -64,19 +65,25 @@ class ClientCore:
     def next_batch(self) -> list[Message]:
         """What to send now; empty while the last batch is not accepted and nothing else is to be said."""
         batch = self._submits() if self._awaited < 0 and self._unsent else []
-        if unasked := sorted(self._cancels - self._cancels_sent):
+        if unasked := sorted(self._cancels.keys() - self._cancels_sent):
             self._cancels_sent.update(unasked)
-            batch = [*batch, ("cancel", unasked)]
+            for running in (False, True):
+                if these := [sequence for sequence in unasked if self._cancels[sequence] is running]:
+                    batch = [*batch, ("cancel", these, running)]
         many = len(self._finished) >= _MAX_UNACKNOWLEDGED or self._finished_bytes >= _MAX_UNACKNOWLEDGED_BYTES
         return [*self.acknowledgement(), *batch] if batch or many else []
 
-    def cancel(self, sequences: Iterable[int]) -> None:
-        """Ask the master to cancel tasks that it has heard of."""
-        self._cancels.update(sequences)
+    def cancel(self, sequences: Iterable[int], running: bool) -> None:
+        """Ask the master to cancel tasks that it has heard of; with ``running`` even those that a worker has."""
+        for sequence in sequences:
+            if running and not self._cancels.get(sequence, True):
+                self._cancels_sent.discard(sequence)  # asked for less before
+            self._cancels[sequence] = running or self._cancels.get(sequence, False)
 
     def cancel_answered(self, sequences: Iterable[int]) -> None:
         """The master has said whether these are cancelled."""
-        self._cancels.difference_update(sequences)
+        for sequence in sequences:
+            self._cancels.pop(sequence, None)
         self._cancels_sent.difference_update(sequences)
 
     def acknowledgement(self) -> list[Message]:
@@ -99,27 +106,28 @@ class ClientCore:
         """A new connection: ``accepted`` as the master says; unless it is ``known`` there, the session starts anew."""
         self._awaited = -1
         self._blobs_sent.clear()  # whatever was under way, blobs too, may have been lost with the connection
-        self._cancels &= self.pending.keys()
+        self._cancels = {sequence: how for sequence, how in self._cancels.items() if sequence in self.pending}
         self._cancels_sent.clear()
         if not known:
             accepted = 0
         self._unsent = OrderedDict.fromkeys(sequence for sequence in self.pending if sequence >= accepted)
 
     def _submits(self) -> list[Message]:
-        """Unsent tasks up to the size of a batch, in runs of one function and of consecutive numbers."""
+        """Unsent tasks up to the size of a batch, in runs of one function, the same options and consecutive numbers."""
         messages: list[Message] = []
         size = tasks = 0
-        first, function_id, payloads = -1, "", list[bytes]()
+        first, function_id, options, payloads = -1, "", dict[str, object](), list[bytes]()
         while self._unsent and size < _MAX_BATCH_BYTES and tasks < _MAX_BATCH_TASKS:
             sequence = next(iter(self._unsent))
             task = self.pending[sequence]
             if tasks and size + len(task.payload) > _MAX_BATCH_BYTES:
                 break
             del self._unsent[sequence]
-            if task.function_id != function_id or sequence != first + len(payloads):
+            continues = task.function_id == function_id and task.options is options
+            if not continues or sequence != first + len(payloads):
                 messages += self._blobs_of(task.function_id)
-                first, function_id, payloads = sequence, task.function_id, []
-                messages.append(("submit", first, function_id, payloads))
+                first, function_id, options, payloads = sequence, task.function_id, task.options, []
+                messages.append(("submit", first, function_id, options, payloads))
             payloads.append(task.payload)
             size += len(task.payload)
             tasks += 1

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from multihost.client.code import Blob, CodeBook, Initializer
 from multihost.client.core import ClientCore
 from multihost.errors import ClientClosed, ForkedClient, MultihostError, ProtocolError, TaskTooLarge
+from multihost.options import PLAIN, Options
 from multihost.payload import dumps, load_error, loads
 from multihost.settings import Address
 from multihost.wire.connection import Connection, GivenUp, Patience, attach
@@ -81,6 +82,7 @@ class Session:
         self._attached = 0.0  # when it began, in monotonic seconds
         self._patience = Patience()
         self._workers = 0
+        self.slots = 0  # of all workers, as the master said last
         connection, answer = self._connect()
         self._max_payload = int(str(answer["max_payload"]))
         try:
@@ -96,16 +98,23 @@ class Session:
 
     # --- what a pool calls -------------------------------------------------------------------------------------
 
-    def prepare(self, function: Callable[..., object]) -> Prepared:
+    def prepare(self, function: Callable[..., object], options: Options = PLAIN) -> Prepared:
         """Find out how ``function`` travels, as it is now. What is wrong with it is the outcome of its calls."""
         name = getattr(function, "__qualname__", repr(function))
         try:
             with self._code_lock:
-                return Prepared(name, self._code.blobs_for(function))
+                return Prepared(name, self._code.blobs_for(function, options.retry_for if options.retries else ()))
         except Exception as error:
             return Prepared(name, [], _not_sent(error, name))
 
-    def submit(self, function: Prepared, args: tuple[object, ...], kwds: dict[str, object], callback: Callback) -> int:
+    def submit(
+        self,
+        function: Prepared,
+        args: tuple[object, ...],
+        kwds: dict[str, object],
+        callback: Callback,
+        options: Options = PLAIN,
+    ) -> int:
         """Queue a call; its sequence number. ``callback`` gets its outcome.
 
         What cannot be sent fails through the callback, too, and has no number (-1). Blocks while this side holds too
@@ -129,7 +138,7 @@ class Session:
             self._wait_for_room()
             if self._error is not None:
                 raise self._error
-            sequence = self._core.add(function.blobs, payload)
+            sequence = self._core.add(function.blobs, options.wire, payload)
             self._callbacks[sequence] = callback
             alone = self._workers == 0 and len(self._callbacks) == 1
         if alone:
@@ -137,11 +146,13 @@ class Session:
         self._send_waiting()
         return sequence
 
-    def cancel(self, sequences: Iterable[int]) -> set[int]:
-        """Cancel those of these tasks that have not started; their numbers. Their callbacks get a ``CancelledError``.
+    def cancel(self, sequences: Iterable[int], running: bool = False) -> set[int]:
+        """Cancel those of these tasks that have not started, and with ``running`` even those that have; their numbers.
+
+        Their callbacks get a ``CancelledError``.
 
         Waits for the master's word, 10 s at most; in a callback it does not wait, and what the master then cancels is
-        not among the numbers. A task that is leased already goes on.
+        not among the numbers. Without ``running``, a task that a worker has already goes on.
         """
         if os.getpid() != self._process:
             return set()
@@ -150,7 +161,7 @@ class Session:
             withdrawn = set(self._core.withdraw(asked))
             callbacks = [self._callbacks.pop(sequence) for sequence in sorted(withdrawn)]
             rest = asked - withdrawn
-            self._core.cancel(rest)
+            self._core.cancel(rest, running)
             self._asking.update(rest)
             self._changed.notify_all()
         for callback in callbacks:
@@ -258,21 +269,21 @@ class Session:
                     self._note_cancelled(sequences, False)
                 case ("refused", reason):
                     self._end(ProtocolError(f"the master at {self.address} refused what this program sent: {reason}"))
-                case ("workers", count):
-                    self._workers_changed(count)
+                case ("workers", count, slots):
+                    self._workers_changed(count, slots)
                 case _:
                     pass  # a pong
 
-    def _take(self, outcomes: list[tuple[int, str, bytes]]) -> None:
+    def _take(self, outcomes: list[tuple[int, str, bytes, str]]) -> None:
         with self._lock:
             fresh = [
                 (self._callbacks.pop(sequence), kind, content)
-                for sequence, kind, content in outcomes
+                for sequence, kind, content, _ in outcomes
                 if self._core.finished(sequence, len(content)) and sequence in self._callbacks
             ]
         for callback, kind, content in fresh:
             _deliver(callback, *_opened(kind, content))
-        self._note_cancelled([sequence for sequence, kind, _ in outcomes if kind == CANCELLED], True)
+        self._note_cancelled([sequence for sequence, kind, _, _ in outcomes if kind == CANCELLED], True)
 
     def _note_cancelled(self, sequences: list[int], cancelled: bool) -> None:
         with self._changed:
@@ -280,13 +291,15 @@ class Session:
             self._verdicts |= {sequence: cancelled for sequence in sequences if sequence in self._asking}
             self._changed.notify_all()
 
-    def _workers_changed(self, count: int) -> None:
+    def _workers_changed(self, count: int, slots: int) -> None:
         with self._lock:
-            self._workers = count
+            before, self._workers, self.slots = self._workers, count, slots
             waiting = len(self._callbacks)
-        if waiting and count:
+        if not waiting or bool(before) == bool(count):
+            return
+        if count:
             logger.warning("a worker joined the master at %s; %d tasks go on", self.address, waiting)
-        elif waiting:
+        else:
             self._warn_of_no_worker()
 
     def _warn_of_no_worker(self) -> None:
@@ -303,7 +316,7 @@ class Session:
             if not ended:
                 self._connection, self._attached = connection, time.monotonic()
             self._core.reconnected(bool(answer["known"]), int(str(answer["accepted"])))
-            self._workers = int(str(answer["workers"]))
+            self._workers, self.slots = int(str(answer["workers"])), int(str(answer["slots"]))
         if ended:
             _say_goodbye(connection)
             connection.close()

@@ -136,7 +136,7 @@ class RunnerCore:
         effects: list[Effect] = []
         for message in event.batch:
             match message:
-                case ("grant", str(session), str(function_id), tuple(needs), list(tasks)):
+                case ("grant", str(session), str(function_id), tuple(needs), dict(), list(tasks)):
                     items = [Item(token, session, function_id, needs, payload) for token, payload in tasks]
                     self._announced = max(0, self._announced - len(items))
                     self._queue.extend(items)

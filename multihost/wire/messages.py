@@ -12,7 +12,7 @@ from typing import NoReturn
 from multihost.errors import ProtocolError
 from multihost.wire.frames import Buffer
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 Message = tuple[object, ...]
 
 # The first request on a connection names one of these; the stock server's others (shutdown, debug_info, ...) are
@@ -40,28 +40,35 @@ def _rows_of(*kinds: type) -> Check:
 
 
 _are_outcomes = _rows_of(int, str, bytes)
+_are_parts = _rows_of(int, int, bytes)
 
 # What each role may send on its link, and what its fields must be. Whatever is absent closes the connection.
 ROLES: dict[str, dict[str, tuple[Check, ...]]] = {
     "client": {
         "blob": (_a(str), _a(bytes), _tuple_of(str)),  # blob id, content, ids of the blobs it needs
-        "submit": (_a(int), _a(str), _list_of(bytes)),  # first sequence number, function id, payloads
+        # First sequence number, function id, options (see broker.tasks), payloads.
+        "submit": (_a(int), _a(str), _a(dict), _list_of(bytes)),
         "acknowledge": (_list_of(int),),  # sequence numbers whose outcomes have arrived
-        "cancel": (_list_of(int),),  # sequence numbers; those still queued end as cancelled, "too_late" names the rest
+        # Sequence numbers, and whether those that a worker has are to be stopped, too. "too_late" names those that were
+        # not cancelled.
+        "cancel": (_list_of(int), _a(bool)),
         "ping": (),
         "close": (),  # the session ends: its tasks are cancelled
     },
     "worker": {
         "want": (_a(int),),  # how many more tasks the worker will take; replaces what it said before
         "settle": (_are_outcomes,),  # fencing token, outcome kind, content
+        "parts": (_are_parts,),  # fencing token of a chunk, how many more of its items have ended, their outcomes
+        "output": (_rows_of(int, str),),  # fencing token, text: what a task prints
         "give_back": (_list_of(int),),  # fencing tokens of tasks that were not started
         "drain": (),  # no more leases, please
         "heartbeat": (),
     },
     "monitor": {"ask": ()},
 }
-OUTCOME_KINDS = ("result", "error", "lost")  # what a worker says; lost: the process that ran the task died
-CANCELLED = "cancelled"  # what only the master says
+# What a worker says of a task. retry: it raised, and its caller wants another try for that; lost: its process died.
+OUTCOME_KINDS = ("result", "error", "retry", "lost")
+CANCELLED, PART = "cancelled", "part"  # what only the master says; part: some of a chunk's outcomes, more will come
 
 
 class _Chunks:

@@ -81,7 +81,7 @@ class Runner:
         self.leases |= dict.fromkeys(tokens, session)
         self.wanted = max(0, self.wanted - count)
         blobs: list[Message] = [("blob", b, b"code") for b in (*needs, function) if b not in self.blobs]
-        self.receive(*blobs, ("grant", session, function, needs, [(token, payload) for token in tokens]))
+        self.receive(*blobs, ("grant", session, function, needs, {}, [(token, payload) for token in tokens]))
         return tokens
 
     def receive(self, *messages: Message) -> None:

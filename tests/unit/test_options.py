@@ -6,13 +6,13 @@ from multihost.options import Options
 
 
 def test_options_that_nobody_chose_cost_nothing_on_the_wire() -> None:
-    assert Options().on_the_wire() == {}
+    assert Options().wire == {}
 
 
 def test_what_was_chosen_travels_as_plain_data() -> None:
     options = Options(retries=3, backoff=1, timeout=30, priority=-2, name="nightly", labels=frozenset({"gpu", "big"}))
 
-    assert options.on_the_wire() == {
+    assert options.wire == {
         "retries": 3,
         "backoff": 1.0,
         "timeout": 30.0,
