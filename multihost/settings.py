@@ -24,6 +24,8 @@ DEFAULT_PORT = 5000
 DEFAULT_AUTHKEY_FILE = Path("/run/multihost/authkey")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LOG_FORMATS = ("text", "json")
+MEMORY = "memory"  # a journal that keeps nothing
+JOURNAL_SYNCS = ("normal", "full")
 # Read by docker-compose.yml and the scripts, not by Python.
 COMPOSE_VARIABLES = ("MULTIHOST_LOGS", "MULTIHOST_PUBLISH")
 
@@ -35,6 +37,8 @@ class ExitCode(IntEnum):
 
     OK = 0
     ADDRESS = 71  # the address cannot be listened on
+    JOURNAL = 74  # the journal is damaged, or cannot be read and written
+    JOURNAL_LOCKED = 75  # another master uses the journal
     UNAVAILABLE = 69  # no master answered in time
     REFUSED = 77  # the authkey was refused
     SETTINGS = 78  # a setting is wrong
@@ -72,6 +76,10 @@ class Settings:
     # Everything in flight passes through the master's memory: a larger cap lets one task take more of it.
     max_payload: int = 256 * 1024 * 1024
     queue_size: int = 0
+    journal: str = MEMORY  # or a directory
+    # normal: what was acknowledged survives the end of the master, however it ends. full: a power cut, too, for one
+    # write through to the disk in each turn of the event loop.
+    journal_sync: str = "normal"
 
 
 VARIABLES: dict[str, str] = {
@@ -80,6 +88,8 @@ VARIABLES: dict[str, str] = {
     "MULTIHOST_AUTHKEY_FILE": "",
     "MULTIHOST_CONNECT_TIMEOUT": "connect_timeout",
     "MULTIHOST_DRAIN_TIMEOUT": "drain_timeout",
+    "MULTIHOST_JOURNAL": "journal",
+    "MULTIHOST_JOURNAL_SYNC": "journal_sync",
     "MULTIHOST_LEASE_TIMEOUT": "lease_timeout",
     "MULTIHOST_LOG_FORMAT": "log_format",
     "MULTIHOST_LOG_LEVEL": "log_level",
@@ -114,6 +124,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         session_timeout=read("MULTIHOST_SESSION_TIMEOUT", _seconds, plain.session_timeout),
         max_payload=read("MULTIHOST_MAX_PAYLOAD", _whole(1024), plain.max_payload),
         queue_size=read("MULTIHOST_QUEUE_SIZE", _whole(0), plain.queue_size),
+        journal=read("MULTIHOST_JOURNAL", _text, plain.journal),
+        journal_sync=read("MULTIHOST_JOURNAL_SYNC", _choice(JOURNAL_SYNCS, str.lower), plain.journal_sync),
     )
 
 

@@ -30,6 +30,8 @@ GOOD: dict[str, tuple[str, str, object]] = {
     "MULTIHOST_ADDRESS": ("address", "master:6000", Address("master", 6000)),
     "MULTIHOST_CONNECT_TIMEOUT": ("connect_timeout", "0.5", 0.5),
     "MULTIHOST_DRAIN_TIMEOUT": ("drain_timeout", "120", 120.0),
+    "MULTIHOST_JOURNAL": ("journal", " /data/my journal ", "/data/my journal"),
+    "MULTIHOST_JOURNAL_SYNC": ("journal_sync", "Full", "full"),
     "MULTIHOST_LEASE_TIMEOUT": ("lease_timeout", " 2 ", 2.0),
     "MULTIHOST_LOG_FORMAT": ("log_format", "JSON", "json"),
     "MULTIHOST_LOG_LEVEL": ("log_level", "debug", "DEBUG"),
@@ -51,6 +53,7 @@ BAD: list[tuple[str, str, str]] = [
     ("MULTIHOST_QUEUE_SIZE", "-1", "a whole number of at least 0"),
     ("MULTIHOST_MAX_PAYLOAD", "1023", "a whole number of at least 1024"),
     ("MULTIHOST_LOG_LEVEL", "loud", "one of DEBUG, INFO, WARNING, ERROR, CRITICAL"),
+    ("MULTIHOST_JOURNAL_SYNC", "off", "one of normal, full"),
     ("MULTIHOST_LOG_FORMAT", "xml", "one of text, json"),
     ("MULTIHOST_ADDRESS", "master:http", "host:port, such as 192.0.2.10:5000"),
 ]
