@@ -40,7 +40,9 @@ class Executor(futures.Executor):
 
     Args:
         max_workers: at most so many of this executor's calls run at once; None: as many as the cluster has slots.
-        address, authkey, initializer, initargs: as ``Pool`` has them.
+        mp_context: taken for compatibility and ignored: the workers start their processes in their own way.
+        initializer, initargs, address, authkey: as ``Pool`` has them.
+        max_tasks_per_child: as the ``maxtasksperchild`` of ``Pool``.
     Raises: as ``Pool`` does.
 
     Unlike the standard library's, it can be used on when a process has died: only that call fails, with ``WorkerDied``.
@@ -49,15 +51,22 @@ class Executor(futures.Executor):
     def __init__(
         self,
         max_workers: int | None = None,
-        address: str | tuple[str, int] | None = None,
-        authkey: bytes | str | None = None,
-        *,
+        mp_context: object = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[object, ...] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        address: str | tuple[str, int] | None = None,
+        authkey: bytes | str | None = None,
     ) -> None:
-        if max_workers is not None and max_workers < 1:
+        if max_workers is not None and max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
-        self._member = Membership("Executor", max_workers, address, authkey, initializer, initargs)
+        if max_tasks_per_child is not None:
+            if not isinstance(max_tasks_per_child, int):
+                raise TypeError("max_tasks_per_child must be an integer")
+            if max_tasks_per_child <= 0:
+                raise ValueError("max_tasks_per_child must be >= 1")
+        self._member = Membership("Executor", max_workers, address, authkey, initializer, initargs, max_tasks_per_child)
         self._open = True
         self._process = os.getpid()
         self._pending: dict[Future[Any], int] = {}  # and their sequence numbers; -1: not known yet

@@ -29,6 +29,7 @@ class Membership:
         what: what the user is making, for the message if he may not.
         limit: how many of the session's tasks run at once; None: as many as there are slots.
         address, authkey, initializer, initargs: as ``Pool`` has them.
+        lifetime: how many tasks a process runs before a fresh one takes its place; None: any number.
     Raises: as ``Pool`` does.
     """
 
@@ -40,6 +41,7 @@ class Membership:
         authkey: bytes | str | None,
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[object] = (),
+        lifetime: int | None = None,
     ) -> None:
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
@@ -80,6 +82,4 @@ def _parsed(address: object) -> Address:
         case (str(host), int(port)):
             return parse_address(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         case _:
-            raise TypeError(
-                f"address must be 'host:port' or (host, port), not {address!r}; an initializer is a keyword"
-            )
+            raise TypeError(f"address must be 'host:port' or (host, port), not {address!r}")

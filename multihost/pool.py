@@ -18,13 +18,17 @@ class Pool:
 
     Args:
         processes: at most so many of this pool's tasks run at once; None: as many as the cluster has slots.
+        initializer: called with ``initargs`` in each process before it runs a task of this pool. If it raises, that is
+            the outcome of the tasks.
+        maxtasksperchild: how many tasks (chunks count as one) a process runs before a fresh one takes its place;
+            None: any number.
+        context: taken for compatibility and ignored: the workers start their processes in their own way.
         address: where the master is, ``"host:port"``; None: ``MULTIHOST_ADDRESS``, and where that is not set either,
             a cluster inside this machine, which ends with the pool.
         authkey: the master's key; None: ``MULTIHOST_AUTHKEY``, ``MULTIHOST_AUTHKEY_FILE``, or the file that a master
             in the same container volume has made.
-        initializer: called with ``initargs`` in each process before it runs a task of this pool. If it raises, that is
-            the outcome of the tasks.
     Raises:
+        ValueError, TypeError: as ``multiprocessing.Pool`` raises them.
         SettingsError: an argument or a variable is wrong or missing.
         MasterUnreachable: no master answered within ``MULTIHOST_CONNECT_TIMEOUT`` seconds.
         multiprocessing.AuthenticationError: the master refused the key.
@@ -36,15 +40,19 @@ class Pool:
     def __init__(
         self,
         processes: int | None = None,
-        address: str | tuple[str, int] | None = None,
-        authkey: bytes | str | None = None,
-        *,
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[object] = (),
+        maxtasksperchild: int | None = None,
+        context: object = None,
+        *,
+        address: str | tuple[str, int] | None = None,
+        authkey: bytes | str | None = None,
     ) -> None:
         if processes is not None and processes < 1:
             raise ValueError("Number of processes must be at least 1")
-        self._member = Membership("Pool", processes, address, authkey, initializer, initargs)
+        if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
+            raise ValueError("maxtasksperchild must be a positive int or None")
+        self._member = Membership("Pool", processes, address, authkey, initializer, initargs, maxtasksperchild)
         self._open = True
         self._unfinished = 0
         self._idle = threading.Condition()

@@ -201,7 +201,7 @@ class Cluster:
 
     def pool(self, processes: int | None = None) -> multihost.Pool:
         """A pool of this process; terminated by ``close`` if not before."""
-        pool = multihost.Pool(processes, str(self.address), self.authkey)
+        pool = multihost.Pool(processes, address=str(self.address), authkey=self.authkey)
         self._pools.append(pool)
         return pool
 

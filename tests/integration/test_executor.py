@@ -61,7 +61,7 @@ def executor(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[futur
     else:
         cluster.start_master()
         cluster.start_worker()
-        with multihost.Executor(2, str(cluster.address), cluster.authkey) as ours:
+        with multihost.Executor(2, address=str(cluster.address), authkey=cluster.authkey) as ours:
             yield ours
 
 
@@ -193,7 +193,7 @@ def test_a_call_whose_process_dies_fails_as_a_broken_pool_does(executor: futures
 def test_our_executor_stays_usable_when_a_process_has_died(cluster: Cluster) -> None:
     cluster.start_master()
     cluster.start_worker()
-    with multihost.Executor(None, str(cluster.address), cluster.authkey) as executor:
+    with multihost.Executor(address=str(cluster.address), authkey=cluster.authkey) as executor:
         dead, alive = executor.submit(kill_oneself), executor.submit(square, 6)
         assert alive.result(30) == 36
         with pytest.raises(multihost.WorkerDied, match="SIGKILL") as caught:
@@ -222,9 +222,9 @@ def test_an_initializer_is_called_once_in_each_process(cluster: Cluster) -> None
     cluster.start_master()
     cluster.start_worker()
     address, key = str(cluster.address), cluster.authkey
-    with multihost.Executor(2, address, key, initializer=initialize, initargs=("once",)) as executor:
+    with multihost.Executor(2, None, initialize, ("once",), address=address, authkey=key) as executor:
         assert set(map(tuple, executor.map(initialized, range(20)))) == {("once",)}
-    with multihost.Pool(2, address, key, initializer=initialize, initargs=["once"]) as pool:
+    with multihost.Pool(2, initialize, ["once"], address=address, authkey=key) as pool:
         assert set(map(tuple, pool.map(initialized, range(20)))) == {("once",)}
 
 
@@ -232,7 +232,7 @@ def test_what_an_initializer_raises_is_the_outcome_of_each_call(cluster: Cluster
     cluster.start_master()
     cluster.start_worker()
     address, key = str(cluster.address), cluster.authkey
-    with multihost.Executor(2, address, key, initializer=fail, initargs=("not ready",)) as executor:
+    with multihost.Executor(2, initializer=fail, initargs=("not ready",), address=address, authkey=key) as executor:
         for future in [executor.submit(square, n) for n in range(3)]:
             with pytest.raises(ValueError, match="not ready"):
                 future.result(30)

@@ -55,7 +55,10 @@ def test_an_outcome_that_takes_longer_than_the_allowed_silence_arrives(
     monkeypatch.setattr(session, "_PING_SECONDS", 0.3)
     cluster.start_master()
     cluster.start_worker()
-    with slow_link(cluster.address, MEGABYTE) as address, multihost.Pool(2, str(address), cluster.authkey) as pool:
+    with (
+        slow_link(cluster.address, MEGABYTE) as address,
+        multihost.Pool(2, address=str(address), authkey=cluster.authkey) as pool,
+    ):
         assert len(pool.apply(big, [4 * MEGABYTE])) == 4 * MEGABYTE
     assert "lost the master" not in caplog.text
 
@@ -82,7 +85,7 @@ def test_a_callback_that_exits_does_not_end_the_session(
 def test_a_callback_may_cancel_without_waiting_for_itself(cluster: Cluster, tmp_path: Path) -> None:
     cluster.start_master()
     cluster.start_worker(slots=1)
-    with multihost.Executor(None, str(cluster.address), cluster.authkey) as executor:
+    with multihost.Executor(address=str(cluster.address), authkey=cluster.authkey) as executor:
         first = executor.submit(mark_and_wait, str(tmp_path), "first", "go")
         wait_until((tmp_path / "first").exists, "the first call ran")
         queued = [executor.submit(square, n) for n in range(5)]
@@ -97,7 +100,7 @@ def test_a_callback_may_cancel_without_waiting_for_itself(cluster: Cluster, tmp_
 def test_several_threads_may_cancel_one_call(cluster: Cluster, tmp_path: Path) -> None:
     cluster.start_master()
     cluster.start_worker(slots=1)
-    with multihost.Executor(None, str(cluster.address), cluster.authkey) as executor:
+    with multihost.Executor(address=str(cluster.address), authkey=cluster.authkey) as executor:
         first = executor.submit(mark_and_wait, str(tmp_path), "first", "go")
         wait_until((tmp_path / "first").exists, "the first call ran")
         for _ in range(20):
@@ -116,7 +119,7 @@ def test_several_threads_may_cancel_one_call(cluster: Cluster, tmp_path: Path) -
 
 def test_shutdown_waits_for_the_callbacks(shared_cluster: Cluster) -> None:
     called = threading.Event()
-    executor = multihost.Executor(None, str(shared_cluster.address), shared_cluster.authkey)
+    executor = multihost.Executor(address=str(shared_cluster.address), authkey=shared_cluster.authkey)
 
     def slowly(done: "futures.Future[int]") -> None:
         time.sleep(session._CLOSE_SECONDS + 0.5)  # longer than the end of a session waits for its thread
