@@ -8,6 +8,7 @@ import types
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from multiprocessing import AuthenticationError
 from pathlib import Path
+from typing import Any
 
 from multihost.errors import MasterUnreachable, SettingsError
 
@@ -30,13 +31,14 @@ def run(name: str, arguments: list[str], is_module: bool) -> int:
     sys.argv[:] = [name, *arguments]
     _set_path(os.getcwd() if is_module else os.path.dirname(os.path.realpath(name)))
     spec = _find_module(name) if is_module else _find_script(name)
-    main = importlib.util.module_from_spec(spec)
+    main: Any = importlib.util.module_from_spec(spec)
     main.__name__ = "__main__"
     if is_module:
         sys.argv[0] = spec.origin or name
     else:
         main.__spec__ = main.__package__ = main.__cached__ = None  # as Python has it for a script
-    sys.modules["__main__"] = main
+    # multiprocessing knows it by the second name: that is what it is in workers, where results are made.
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = main
     try:
         exec(_code_of(spec), main.__dict__)
     except (MasterUnreachable, SettingsError, AuthenticationError):
@@ -57,7 +59,7 @@ def _set_path(first: str) -> None:
 def _find_script(path: str) -> ModuleSpec:
     if not os.path.isfile(path):
         raise NoSuchProgram(f"there is no script {path!r}")
-    path = os.path.abspath(path)
+    path = os.path.join(os.getcwd(), path)  # as Python does, which leaves a ./ in it
     spec = importlib.util.spec_from_file_location("__main__", path, loader=_ScriptLoader("__main__", path))
     assert spec is not None
     return spec

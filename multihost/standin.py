@@ -3,6 +3,7 @@
 import concurrent.futures
 import concurrent.futures.process
 import multiprocessing.pool
+import types
 from typing import Any
 
 from multihost.executor import Executor
@@ -12,13 +13,19 @@ from multihost.pool import Pool
 def install() -> None:
     """From now on, this process's ``multiprocessing`` and ``concurrent.futures`` hand out ours.
 
-    ``multiprocessing.Pool`` and the ``Pool`` of each context look the class up when they are called, so the one name
-    in ``multiprocessing.pool`` is enough for all of them. Threads stay threads: ``ThreadPool`` is left alone.
+    ``multiprocessing.Pool`` and the ``Pool`` of each context look the class up in ``multiprocessing.pool`` when they are
+    called, so that one name is enough for all of them. Threads stay threads: ``ThreadPool`` builds on the name, too,
+    but finds it among its module's globals, which stay as they are.
     """
-    _replace(multiprocessing.pool, "Pool", Pool)
-    _replace(concurrent.futures.process, "ProcessPoolExecutor", Executor)
-    _replace(concurrent.futures, "ProcessPoolExecutor", Executor)
+    multiprocessing.pool.__class__ = _PoolModule
+    for module in (concurrent.futures, concurrent.futures.process):
+        executor_module: Any = module
+        executor_module.ProcessPoolExecutor = Executor
 
 
-def _replace(module: Any, name: str, ours: type) -> None:
-    setattr(module, name, ours)
+class _PoolModule(types.ModuleType):
+    """``multiprocessing.pool`` as others see it."""
+
+    @property
+    def Pool(self) -> type[Pool]:  # noqa: N802  # the standard library's name
+        return Pool
