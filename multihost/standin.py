@@ -13,8 +13,8 @@ from multihost.pool import Pool
 def install() -> None:
     """From now on, this process's ``multiprocessing`` and ``concurrent.futures`` hand out ours.
 
-    ``multiprocessing.Pool`` and the ``Pool`` of each context look the class up in ``multiprocessing.pool`` when they are
-    called, so that one name is enough for all of them. Threads stay threads: ``ThreadPool`` builds on the name, too,
+    ``multiprocessing.Pool`` and the ``Pool`` of each context look the class up in ``multiprocessing.pool`` when
+    called, so that one name is enough for all. Threads stay threads: ``ThreadPool`` builds on the name, too,
     but finds it among its module's globals, which stay as they are.
     """
     multiprocessing.pool.__class__ = _PoolModule
