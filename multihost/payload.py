@@ -97,6 +97,35 @@ def load_error(data: bytes) -> BaseException:
     return error
 
 
+def dump_part(start: int, seconds: float, values: list[object], errors: dict[int, bytes]) -> bytes:
+    """The bytes of some of a chunk's outcomes: of the items from ``start`` on, which took so many seconds in all.
+
+    ``errors`` are those of the items that raised, by their place in ``values``, as ``dump_error`` gives them.
+    Raises: what pickling raises.
+    """
+    # How many there are is said in the open: it must be known even where the values cannot be rebuilt.
+    return b"%d %d %.9f\n" % (start, len(values), seconds) + dumps((values, errors))
+
+
+def load_part(data: bytes) -> tuple[int, float, list[tuple[bool, object]]]:
+    """What ``dump_part`` was given: where the items start, their seconds, and (succeeded, value or exception) of each.
+
+    Values that cannot be rebuilt here are so many exceptions that say why.
+    """
+    head, _, body = data.partition(b"\n")
+    start, count, seconds = head.split()
+    try:
+        loaded = loads(body)
+        values, errors = loaded  # type: ignore[misc]
+        rows = [(True, value) for value in values]
+        for index, error in errors.items():
+            rows[index] = (False, load_error(error))
+    except Exception as error:
+        error.add_note("the task ran, but its result cannot be rebuilt in this program")
+        rows = [(False, error)] * int(count)
+    return int(start), float(seconds), rows
+
+
 def _ends_of(text: str, length: int) -> str:
     """The first and the last ``length`` characters of ``text``."""
     if len(text) <= 2 * length:

@@ -1,11 +1,13 @@
 """What the broker's core is told, and what it has done about it.
 
-A connection is a number that the shell gives. A client's connection serves one session, which outlives it for a while;
-a worker's connection *is* its registration, and its leases end with it.
+A connection is a number that the shell gives (what a session that a task has opened has instead: ``members.Link``). A
+client's connection serves one session, which outlives it for a while; a worker's connection *is* its registration, and
+its leases end with it.
 """
 
 from typing import NamedTuple
 
+from multihost.broker.members import Link
 from multihost.broker.queues import Reply
 from multihost.wire.messages import Message
 
@@ -15,6 +17,7 @@ class ClientCame(NamedTuple):
     session: str
     limit: int | None  # how many of the session's tasks may be leased at once
     name: str
+    lifetime: int | None = None  # how many tasks a child process runs before another one replaces it
 
 
 class WorkerCame(NamedTuple):
@@ -23,6 +26,7 @@ class WorkerCame(NamedTuple):
     name: str
     slots: int
     python: str
+    labels: frozenset[str] = frozenset()
 
 
 class Said(NamedTuple):
@@ -63,12 +67,12 @@ Event = ClientCame | WorkerCame | Said | Heard | Called | Gone | Tick
 
 
 class Send(NamedTuple):
-    connection: int
+    connection: Link
     message: Message
 
 
 class Close(NamedTuple):
-    connection: int
+    connection: Link
     reason: str
     broke_rules: bool = False  # the peer did, which is worth a line in the log
 

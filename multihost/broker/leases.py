@@ -38,6 +38,10 @@ class LeaseTable:
         """End one lease; None when ``worker`` does not hold it, whatever it may say."""
         return self._tasks.get(worker, {}).pop(token, None)
 
+    def find(self, token: int, worker: int) -> Task | None:
+        """The task of a lease; None when ``worker`` does not hold it."""
+        return self._tasks.get(worker, {}).get(token)
+
     def end_all(self, worker: int) -> list[Task]:
         """End all leases of a worker that is gone, in the order in which they were granted."""
         return list(self._tasks.pop(worker, {}).values())

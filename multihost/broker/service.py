@@ -84,11 +84,12 @@ class Service:
             case "client", {
                 "session": str(session),
                 "limit": None | int() as limit,
+                "lifetime": None | int() as lifetime,
                 "name": str(name),
                 "version": _,
             }:
                 answer["known"] = self._core.knows(session)
-                self._handle(events.ClientCame(peer.number, session, limit, name))
+                self._handle(events.ClientCame(peer.number, session, limit, name, lifetime))
                 answer |= self._core.session_state(session)
             case "worker", {
                 "worker": str(id_),
@@ -97,7 +98,10 @@ class Service:
                 "python": str(minor),
                 "version": _,
             }:
-                self._handle(events.WorkerCame(peer.number, id_, name, n, minor))
+                labels = info.get("labels", ())
+                if not isinstance(labels, tuple) or not all(isinstance(label, str) for label in labels):
+                    raise ProtocolError("a worker's labels are a tuple of str")
+                self._handle(events.WorkerCame(peer.number, id_, name, n, minor, frozenset(labels)))
             case "monitor", {"version": _}:
                 pass
             case _:
@@ -106,6 +110,7 @@ class Service:
 
     def said(self, peer: int, batch: list[Message]) -> None:
         self._handle(events.Said(peer, batch))
+        self._set_alarm()
 
     def heard(self, peer: int) -> None:
         self._handle(events.Heard(peer))
@@ -124,17 +129,24 @@ class Service:
     def _handle(self, event: events.Event) -> None:
         for effect in self._core.handle(event, self._loop.time()):
             match effect:
-                case events.Send(connection, message):
-                    if (link := self._links.get(connection)) is not None:
-                        link.outbox.append(message)
-                        self._mark(link)
+                case events.Send((connection, channel), message):
+                    self._send(connection, ("relay", channel, [message]))
+                case events.Send(int(connection), message):
+                    self._send(connection, message)
                 case Reply(connection, kind, value):
                     if (peer := self._server.peers.get(connection)) is not None:
                         peer.reply(kind, value)
-                case events.Close(connection, reason, broke_rules):
+                case events.Close(int(connection), reason, broke_rules):
                     self._close(connection, reason, logging.WARNING if broke_rules else logging.DEBUG)
                 case events.Note(level, text, fields):
                     logger.log(logging.getLevelNamesMapping()[level.upper()], text, extra=fields)
+
+    def _send(self, connection: int, message: Message) -> None:
+        link = self._links.get(connection)
+        if link is None or (message[0] == "output" and not link.peer.writable):
+            return  # what tasks print is for those who look at once; nobody's memory is to hold it
+        link.outbox.append(message)
+        self._mark(link)
 
     def _mark(self, link: _Link) -> None:
         if not self._dirty:
@@ -165,7 +177,7 @@ class Service:
         self._handle(events.Tick())
 
     def _set_alarm(self) -> None:
-        """Have a tick at the moment when the next call to a shared queue times out."""
+        """Have a tick at the moment when a call to a shared queue times out, or a delayed task is due."""
         due = self._core.next_deadline()
         if self._alarm is not None and (due is None or self._alarm.when() > due):
             self._alarm.cancel()

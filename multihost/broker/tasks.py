@@ -52,6 +52,7 @@ class TaskOptions:
     backoff: float = 1.0  # seconds
     priority: int = 0
     labels: frozenset[str] = frozenset()
+    chunk: bool = False
     for_worker: dict[str, object] = field(default_factory=dict, hash=False)
 
     @classmethod
@@ -77,7 +78,7 @@ class TaskOptions:
                 case "name", str(text) if len(text) <= MAX_TEXT:
                     theirs["name"] = text
                 case "chunk", "map" | "starmap":
-                    theirs["chunk"] = value
+                    ours["chunk"], theirs["chunk"] = True, value
                 case _:
                     raise ProtocolError(f"a submit has an option {str(name)[:40]!r} that is unknown or wrong")
         return cls(**ours, for_worker=theirs)  # type: ignore[arg-type]

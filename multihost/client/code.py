@@ -62,12 +62,17 @@ class CodeBook:
     Args:
         max_bytes: what the master accepts of one blob.
         initializer: a function and its arguments, to be called once in each process that runs the session's tasks.
+        inherited: for a session that a task opens, the ids of the blobs that brought the program's code to it.
     Raises: what pickling the initializer raises; TaskTooLarge.
     """
 
-    def __init__(self, max_bytes: int, initializer: Initializer | None = None) -> None:
+    def __init__(
+        self, max_bytes: int, initializer: Initializer | None = None, inherited: tuple[str, ...] | None = None
+    ) -> None:
         self._max_bytes = max_bytes
-        self.main_travels = find_main() is not None  # whether workers can import what ``__main__`` defines
+        self._inherited = inherited
+        # Whether workers can import what ``__main__`` defines.
+        self.main_travels = inherited is not None or find_main() is not None
         self._initializers: list[Blob] = []
         if initializer is not None:
             content = payload.dumps(initializer, self.main_travels)
@@ -95,7 +100,7 @@ class CodeBook:
                 payload.Retrying(function, retry_for) if retry_for else function, self.main_travels
             )
             needs = tuple(need.blob_id for need in (*self._archives, *self._initializers))
-            blob = self._blob("a function", definition, needs)
+            blob = self._blob("a function", definition, (*(self._inherited or ()), *needs))
             if rememberable and not payload.is_by_value(definition):
                 self._named.setdefault(function, {})[retry_for] = blob
         return [*self._archives, *self._initializers, blob]
@@ -105,6 +110,8 @@ class CodeBook:
 
         Within so many seconds it is not looked again, unless a module was imported meanwhile.
         """
+        if self._inherited is not None:
+            return
         now, modules = time.monotonic(), len(sys.modules)
         if now - self._looked < at_most_every and modules == self._modules:
             return

@@ -31,6 +31,9 @@ class Pending:
 class ClientCore:
     """One session's tasks, as this side knows them."""
 
+    inherited: frozenset[str] = (
+        frozenset()
+    )  # ids of the blobs that the master has from the program, if this is a task's
     pending: dict[int, Pending] = field(default_factory=dict)  # by sequence number, rising
     _numbers: Iterator[int] = field(default_factory=count)
     _unsent: OrderedDict[int, None] = field(default_factory=OrderedDict)  # numbers, those to send first in front
@@ -96,11 +99,11 @@ class ClientCore:
         if below > self._awaited:
             self._awaited = -1
 
-    def finished(self, sequence: int, size_bytes: int) -> bool:
-        """An outcome of that size came; False if it had come before."""
+    def finished(self, sequence: int, size_bytes: int) -> Pending | None:
+        """An outcome of that size came; the task, or None if its outcome had come before."""
         self._finished.append(sequence)
         self._finished_bytes += size_bytes
-        return self.pending.pop(sequence, None) is not None
+        return self.pending.pop(sequence, None)
 
     def reconnected(self, known: bool, accepted: int) -> None:
         """A new connection: ``accepted`` as the master says; unless it is ``known`` there, the session starts anew."""
@@ -137,7 +140,7 @@ class ClientCore:
     def _blobs_of(self, function_id: str) -> list[Message]:
         messages: list[Message] = []
         for blob_id in (*self._blobs[function_id].needs, function_id):
-            if blob_id not in self._blobs_sent:
+            if blob_id not in self._blobs_sent and blob_id not in self.inherited:
                 self._blobs_sent.add(blob_id)
                 blob = self._blobs[blob_id]
                 messages.append(("blob", blob.blob_id, blob.content, blob.needs))

@@ -16,16 +16,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from multiprocessing import AuthenticationError
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from multihost.client.chunk import Chunk, PartCallback, wire_options
 from multihost.client.code import Blob, CodeBook, Initializer
-from multihost.client.core import ClientCore
+from multihost.client.core import ClientCore, Pending
+from multihost.enclosing import Door, Link
 from multihost.errors import ClientClosed, ForkedClient, MultihostError, ProtocolError, TaskTooLarge
 from multihost.options import PLAIN, Options
 from multihost.payload import dumps, load_error, loads
 from multihost.settings import Address
-from multihost.wire.connection import Connection, GivenUp, Patience, attach
-from multihost.wire.messages import CANCELLED
+from multihost.wire.connection import GivenUp, Patience, attach
+from multihost.wire.messages import CANCELLED, PART
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,11 @@ class Prepared(NamedTuple):
 class Session:
     """Connects at construction, and tries for ``connect_timeout`` seconds.
 
+    Args:
+        limit: how many of its tasks run at once; None: as many as there are slots.
+        lifetime: how many tasks a process runs before it is replaced; None: any number.
+        door: for a session that a task opens, the way through its worker, which needs neither address nor key.
+        show: called with the function's name, the task's number, the worker's name and what the task printed.
     Raises: AuthenticationError: wrong key, at once; MasterUnreachable; ProtocolError: the master refused.
     """
 
@@ -62,23 +69,36 @@ class Session:
         connect_timeout: float,
         limit: int | None = None,
         initializer: Initializer | None = None,
+        lifetime: int | None = None,
+        door: Door | None = None,
+        show: Callable[[str, int, str, str], None] | None = None,
     ) -> None:
         self.address = address
         self._authkey = authkey
         self._connect_timeout = connect_timeout
+        self._door = door
+        self._show = show
         self._process = os.getpid()
         name = f"{os.path.basename(sys.argv[0]) or 'python'} (process {os.getpid()})"
-        self._info: dict[str, object] = {"session": secrets.token_hex(16), "limit": limit, "name": name}
+        self._info: dict[str, object] = {
+            "session": secrets.token_hex(16),
+            "limit": limit,
+            "lifetime": lifetime,
+            "name": name,
+        }
+        if door is not None:
+            self._info["depth"] = door.depth + 1
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._core = ClientCore()
-        self._callbacks: dict[int, Callback] = {}
+        self._core = ClientCore() if door is None else ClientCore(frozenset(door.needs))
+        self._callbacks: dict[int, Callback | Chunk] = {}
+        self._names: dict[str, str] = {}  # function id -> its name, for people
         self._asking: Counter[int] = Counter()  # how many threads wait to hear whether a task is cancelled
         self._verdicts: dict[int, bool] = {}  # what the master said
         self._sending = False  # whether some thread is sending right now; it also sends what comes meanwhile
         self._error: BaseException | None = None  # why the session ended
         self._ended = threading.Event()
-        self._connection: Connection | None = None
+        self._connection: Link | None = None
         self._attached = 0.0  # when it began, in monotonic seconds
         self._patience = Patience()
         self._workers = 0
@@ -86,7 +106,8 @@ class Session:
         connection, answer = self._connect()
         self._max_payload = int(str(answer["max_payload"]))
         try:
-            self._code = CodeBook(self._max_payload, initializer)
+            inherited = None if door is None else door.archives if initializer is not None else door.needs
+            self._code = CodeBook(self._max_payload, initializer, inherited)
         except BaseException:
             connection.close()
             raise
@@ -105,7 +126,7 @@ class Session:
             with self._code_lock:
                 return Prepared(name, self._code.blobs_for(function, options.retry_for if options.retries else ()))
         except Exception as error:
-            return Prepared(name, [], _not_sent(error, name))
+            return Prepared(name, [], error)
 
     def submit(
         self,
@@ -123,22 +144,58 @@ class Session:
         """
         if os.getpid() != self._process:
             raise ForkedClient(self._process, os.getpid())
-        error, payload = function.error, b""
-        if error is None:
-            try:
-                payload = dumps((args, kwds), self._code.main_travels)
-                if len(payload) > self._max_payload:
-                    raise TaskTooLarge("the arguments of a task", len(payload), self._max_payload)
-            except Exception as unsendable:
-                error = _not_sent(unsendable, function.name)
-        if error is not None:
-            _deliver(callback, False, error)
+        try:
+            payload = self._pickled(function, (args, kwds))
+        except Exception as unsendable:
+            _deliver(callback, False, _not_sent(unsendable, function.name))
             return -1
+        return self._add(function, options.wire, payload, callback)
+
+    def submit_chunk(
+        self,
+        function: Prepared,
+        items: list[Any],
+        star: bool,
+        callback: PartCallback,
+        options: Options = PLAIN,
+    ) -> list[int]:
+        """Queue the calls ``function(item)`` of all items (with ``star``: ``function(*item)``), one after another.
+
+        They travel as one task, and its number is what is returned. Items that cannot be sent fail through the
+        callback; the others then travel one by one, which is why there may be several numbers.
+        Raises, and blocks, as ``submit`` does.
+        """
+        if os.getpid() != self._process:
+            raise ForkedClient(self._process, os.getpid())
+        try:
+            payload = self._pickled(function, items)
+        except Exception as unsendable:
+            if len(items) == 1 or function.error is not None:
+                Chunk(len(items), callback).fail(_not_sent(unsendable, function.name))
+                return []
+            halves = (0, items[: len(items) // 2]), (len(items) // 2, items[len(items) // 2 :])
+            return [
+                sequence
+                for start, some in halves
+                for sequence in self.submit_chunk(function, some, star, _shifted(callback, start), options)
+            ]
+        return [self._add(function, wire_options(options, star), payload, Chunk(len(items), callback))]
+
+    def _pickled(self, function: Prepared, arguments: object) -> bytes:
+        if function.error is not None:
+            raise function.error
+        payload = dumps(arguments, self._code.main_travels)
+        if len(payload) > self._max_payload:
+            raise TaskTooLarge("the arguments of a task", len(payload), self._max_payload)
+        return payload
+
+    def _add(self, function: Prepared, options: dict[str, object], payload: bytes, callback: Callback | Chunk) -> int:
         with self._changed:
             self._wait_for_room()
             if self._error is not None:
                 raise self._error
-            sequence = self._core.add(function.blobs, options.wire, payload)
+            sequence = self._core.add(function.blobs, options, payload)
+            self._names.setdefault(function.blobs[-1].blob_id, function.name)
             self._callbacks[sequence] = callback
             alone = self._workers == 0 and len(self._callbacks) == 1
         if alone:
@@ -165,7 +222,7 @@ class Session:
             self._asking.update(rest)
             self._changed.notify_all()
         for callback in callbacks:
-            _deliver(callback, False, CancelledError())
+            _fail(callback, CancelledError())
         self._send_waiting()
         with self._changed:
             if threading.current_thread() is not self._receiver:
@@ -237,7 +294,7 @@ class Session:
                 logger.exception("the session with %s ended by an internal error", self.address)
                 self._end(error)
 
-    def _receive(self, connection: Connection | None) -> None:
+    def _receive(self, connection: Link | None) -> None:
         """Handle what comes on one connection, until it breaks."""
         if connection is None:
             return  # closed from this side
@@ -271,19 +328,28 @@ class Session:
                     self._end(ProtocolError(f"the master at {self.address} refused what this program sent: {reason}"))
                 case ("workers", count, slots):
                     self._workers_changed(count, slots)
+                case ("output", sequence, worker, text):
+                    self._show_output(sequence, worker, text)
+                case ("lacking", labels):
+                    self._warn_of_lacking(labels)
                 case _:
                     pass  # a pong
 
     def _take(self, outcomes: list[tuple[int, str, bytes, str]]) -> None:
+        fresh: list[tuple[Callback | Chunk, str, bytes, str]] = []
         with self._lock:
-            fresh = [
-                (self._callbacks.pop(sequence), kind, content)
-                for sequence, kind, content, _ in outcomes
-                if self._core.finished(sequence, len(content)) and sequence in self._callbacks
-            ]
-        for callback, kind, content in fresh:
-            _deliver(callback, *_opened(kind, content))
+            for sequence, kind, content, whence in outcomes:
+                ended = kind != PART
+                task = self._core.finished(sequence, len(content)) if ended else self._core.pending.get(sequence)
+                callback = self._callbacks.pop(sequence, None) if ended else self._callbacks.get(sequence)
+                if task is not None and callback is not None:
+                    fresh.append((callback, kind, content, whence and self._note(sequence, task, whence)))
+        for callback, kind, content, note in fresh:
+            _deliver_outcome(callback, kind, content, note)
         self._note_cancelled([sequence for sequence, kind, _, _ in outcomes if kind == CANCELLED], True)
+
+    def _note(self, sequence: int, task: Pending, whence: str) -> str:
+        return f"multihost: task {sequence} ({self._names.get(task.function_id, '?')}) {whence}"
 
     def _note_cancelled(self, sequences: list[int], cancelled: bool) -> None:
         with self._changed:
@@ -302,15 +368,34 @@ class Session:
         else:
             self._warn_of_no_worker()
 
+    def _show_output(self, sequence: int, worker: str, text: str) -> None:
+        with self._lock:
+            task = self._core.pending.get(sequence)
+            name = "" if task is None else self._names.get(task.function_id, "")
+        if self._show is not None:
+            self._show(name, sequence, worker, text)
+
+    def _warn_of_lacking(self, labels: list[list[str]]) -> None:
+        for wanted in labels:
+            logger.warning(
+                "tasks wait for a worker with the labels %s; none of the %d workers has them. Start one with "
+                "MULTIHOST_LABELS=%s",
+                ", ".join(wanted),
+                self._workers,
+                ",".join(wanted),
+            )
+
     def _warn_of_no_worker(self) -> None:
         logger.warning("no worker is connected to the master at %s; the tasks wait until one comes", self.address)
 
     # --- connections -------------------------------------------------------------------------------------------
 
-    def _connect(self) -> tuple[Connection, dict[str, object]]:
+    def _connect(self) -> tuple[Link, dict[str, object]]:
+        if self._door is not None:
+            return self._door.open(self._info)
         return attach(self.address, self._authkey, "client", self._info, self._connect_timeout, self._ended)
 
-    def _attach(self, connection: Connection, answer: dict[str, object]) -> None:
+    def _attach(self, connection: Link, answer: dict[str, object]) -> None:
         with self._changed:
             ended = self._error is not None
             if not ended:
@@ -352,10 +437,10 @@ class Session:
             self._ended.set()
             self._changed.notify_all()
         for callback in callbacks:
-            _deliver(callback, False, error)
+            _fail(callback, error)
 
 
-def _say_goodbye(connection: Connection) -> None:
+def _say_goodbye(connection: Link) -> None:
     """Tell the master that the session has ended, and end the connection; ``close`` is still to come."""
     with contextlib.suppress(OSError):  # the master ends the session by itself when its time to live is over
         connection.send_batch([("close",)])
@@ -378,8 +463,38 @@ def _opened(kind: str, content: bytes) -> tuple[bool, object]:
         return False, error
 
 
+def _deliver_outcome(callback: Callback | Chunk, kind: str, content: bytes, note: str) -> None:
+    if not isinstance(callback, Chunk):
+        succeeded, value = _opened(kind, content)
+        if note and isinstance(value, BaseException):
+            value.add_note(note)
+        _deliver(callback, succeeded, value)
+    elif kind in (PART, "result"):
+        _guarded(callback.take, content, note)
+    else:
+        _, value = _opened(kind, content)
+        if isinstance(value, BaseException) and note:
+            value.add_note(note)
+        _fail(callback, value)
+
+
+def _fail(callback: Callback | Chunk, error: object) -> None:
+    if isinstance(callback, Chunk):
+        _guarded(callback.fail, error)
+    else:
+        _guarded(callback, False, error)
+
+
+def _shifted(callback: PartCallback, by: int) -> PartCallback:
+    return lambda start, rows, seconds, size_bytes: callback(start + by, rows, seconds, size_bytes)
+
+
 def _deliver(callback: Callback, succeeded: bool, value: object) -> None:
+    _guarded(callback, succeeded, value)
+
+
+def _guarded(call: Callable[..., None], *args: object) -> None:
     try:
-        callback(succeeded, value)
+        call(*args)
     except BaseException:  # the user's own callback: even sys.exit must not end the thread that serves all the others
         logger.exception("a callback of a task raised")

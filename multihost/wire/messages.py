@@ -60,6 +60,10 @@ ROLES: dict[str, dict[str, tuple[Check, ...]]] = {
         "settle": (_are_outcomes,),  # fencing token, outcome kind, content
         "parts": (_are_parts,),  # fencing token of a chunk, how many more of its items have ended, their outcomes
         "output": (_rows_of(int, str),),  # fencing token, text: what a task prints
+        # Sessions that tasks open speak through their worker, each on a channel of its link.
+        "relay_open": (_a(int), _a(str), _a(dict)),  # channel, the session of the program whose task it is, its hello
+        "relay": (_a(int), _a(list)),  # channel, a batch as a client sends it
+        "relay_close": (_a(int),),
         "give_back": (_list_of(int),),  # fencing tokens of tasks that were not started
         "drain": (),  # no more leases, please
         "heartbeat": (),

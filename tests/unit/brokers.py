@@ -1,6 +1,7 @@
 """A broker core with peers in memory: what they are sent is kept for them, and the core's invariants always hold."""
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from multihost.broker.events import (
     Tick,
     WorkerCame,
 )
+from multihost.broker.members import Link
 from multihost.broker.queues import Reply
 from multihost.broker.tasks import TaskState
 from multihost.payload import content_id
@@ -60,6 +62,30 @@ class Grant:
     function_id: str
     needs: tuple[str, ...]
     payload: bytes
+    options: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass
+class Nested:
+    """A session that a task has opened: it speaks through its worker."""
+
+    broker: "Broker"
+    worker: int
+    channel: int
+    session: str
+
+    @property
+    def link(self) -> tuple[int, int]:
+        return self.worker, self.channel
+
+    def say(self, *messages: Message) -> list[Effect]:
+        return self.broker.say(self.worker, ("relay", self.channel, list(messages)))
+
+    def submit(self, *payloads: bytes, first: int = 0, function: Function = SQUARE) -> list[Effect]:
+        return self.say(("submit", first, function.id, {}, list(payloads)))
+
+    def close(self) -> list[Effect]:
+        return self.broker.say(self.worker, ("relay_close", self.channel))
 
 
 @dataclass
@@ -70,26 +96,27 @@ class Broker:
         default_factory=lambda: BrokerCore(LEASE_TIMEOUT, SESSION_TIMEOUT, ["get_task_queue", "get_result_queue"], 2)
     )
     now: float = 1000.0
-    inbox: dict[int, list[Message]] = field(default_factory=lambda: defaultdict(list))
-    closed: dict[int, Close] = field(default_factory=dict)
+    inbox: dict[Link, list[Message]] = field(default_factory=lambda: defaultdict(list))
+    closed: dict[Link, Close] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
     replies: list[Reply] = field(default_factory=list)
     roles: dict[int, str] = field(default_factory=dict)
-    sessions: dict[int, str] = field(default_factory=dict)  # of clients' connections
+    sessions: dict[Link, str] = field(default_factory=dict)  # of clients' connections
     outcomes: dict[tuple[str, int], tuple[str, bytes]] = field(default_factory=dict)  # every one ever told
+    parts: dict[tuple[str, int], list[bytes]] = field(default_factory=lambda: defaultdict(list))  # of chunks
 
     # --- peers -------------------------------------------------------------------------------------------------
 
-    def client(self, session: str = "s", limit: int | None = None) -> int:
+    def client(self, session: str = "s", limit: int | None = None, lifetime: int | None = None) -> int:
         connection = self._connect("client")
         self.sessions[connection] = session
-        self.handle(ClientCame(connection, session, limit, f"program {session}"))
+        self.handle(ClientCame(connection, session, limit, f"program {session}", lifetime))
         return connection
 
-    def worker(self, worker_id: str = "", slots: int = 1, want: int = 0) -> int:
+    def worker(self, worker_id: str = "", slots: int = 1, want: int = 0, labels: Iterable[str] = ()) -> int:
         connection = self._connect("worker")
         worker_id = worker_id or f"w{connection}"
-        self.handle(WorkerCame(connection, worker_id, f"host-{worker_id}", slots, "3.11"))
+        self.handle(WorkerCame(connection, worker_id, f"host-{worker_id}", slots, "3.11", frozenset(labels)))
         if want:
             self.say(connection, ("want", want))
         return connection
@@ -107,8 +134,21 @@ class Broker:
     def say(self, connection: int, *messages: Message) -> list[Effect]:
         return self.handle(Said(connection, check_batch(self.roles[connection], list(messages))))
 
-    def submit(self, client: int, *payloads: bytes, first: int = 0, function: Function = SQUARE) -> list[Effect]:
-        return self.say(client, *function.messages, ("submit", first, function.id, list(payloads)))
+    def submit(
+        self, client: int, *payloads: bytes, first: int = 0, function: Function = SQUARE, **options: object
+    ) -> list[Effect]:
+        return self.say(client, *function.messages, ("submit", first, function.id, options, list(payloads)))
+
+    def settle(self, worker: int, token: int, kind: str = "result", content: bytes = b"") -> list[Effect]:
+        return self.say(worker, ("settle", [(token, kind, content)]))
+
+    def open(self, worker: int, channel: int, family: str = "s", depth: int = 1, limit: int | None = None) -> "Nested":
+        """Have a task that runs on ``worker`` open a session of its own, on a channel."""
+        nested = Nested(self, worker, channel, f"{family}/{worker}-{channel}")
+        info: dict[str, object] = {"session": nested.session, "limit": limit, "name": "a task", "depth": depth}
+        self.sessions[worker, channel] = nested.session
+        self.say(worker, ("relay_open", channel, family, info))
+        return nested
 
     def leave(self, connection: int, delivered: bool = False) -> list[Effect]:
         return self.handle(Gone(connection, delivered))
@@ -145,45 +185,49 @@ class Broker:
         check_invariants(self.core)
         return effects
 
-    def _note_outcomes(self, connection: int, message: Message) -> None:
+    def _note_outcomes(self, connection: Link, message: Message) -> None:
         match message:
             case ("outcomes", list(rows)):
-                for sequence, kind, content in rows:
+                for sequence, kind, content, _ in rows:
+                    if kind == "part":
+                        self.parts[self.sessions[connection], sequence].append(content)
+                        continue
                     told = self.outcomes.setdefault((self.sessions[connection], sequence), (kind, content))
                     assert told == (kind, content), "a task has two outcomes"
 
     # --- what peers were sent ----------------------------------------------------------------------------------
 
-    def take(self, connection: int) -> list[Message]:
+    def take(self, connection: Link) -> list[Message]:
         """What a peer was sent since it was asked last."""
         return self.inbox.pop(connection, [])
 
     def grants(self, worker: int) -> list[Grant]:
         """The tasks a worker was granted since it was asked last, in order."""
         return [
-            Grant(token, session, function_id, needs, payload)
+            Grant(token, session, function_id, needs, payload, options)
             for name, *fields in self.take(worker)
             if name == "grant"
-            for session, function_id, needs, rows in [fields_of_grant(fields)]
+            for session, function_id, needs, options, rows in [fields_of_grant(fields)]
             for token, payload in rows
         ]
 
     def payloads(self, worker: int) -> list[bytes]:
         return [grant.payload for grant in self.grants(worker)]
 
-    def results(self, client: int) -> dict[int, tuple[str, bytes]]:
-        """The outcomes a client was sent since it was asked last."""
-        rows: list[Any] = [row for name, *fields in self.take(client) if name == "outcomes" for row in _rows(fields)]
-        assert len({sequence for sequence, _, _ in rows}) == len(rows)
-        return {sequence: (kind, content) for sequence, kind, content in rows}
+    def results(self, client: Link) -> dict[int, tuple[str, bytes]]:
+        """The outcomes a client was sent since it was asked last, without the parts of chunks."""
+        told: list[Any] = [row for name, *fields in self.take(client) if name == "outcomes" for row in _rows(fields)]
+        rows = [row for row in told if row[1] != "part"]
+        assert len({sequence for sequence, _, _, _ in rows}) == len(rows)
+        return {sequence: (kind, content) for sequence, kind, content, _ in rows}
 
     def count(self, name: str) -> Any:
         return self.core.statistics()[name]
 
 
-def fields_of_grant(fields: list[Any]) -> tuple[str, str, tuple[str, ...], list[tuple[int, bytes]]]:
-    session, function_id, needs, rows = fields
-    return session, function_id, needs, rows
+def fields_of_grant(fields: list[Any]) -> tuple[str, str, tuple[str, ...], dict[str, object], list[tuple[int, bytes]]]:
+    session, function_id, needs, options, rows = fields
+    return session, function_id, needs, options, rows
 
 
 def _rows(fields: list[Any]) -> list[Any]:
@@ -195,8 +239,14 @@ def _rows(fields: list[Any]) -> list[Any]:
 def check_invariants(core: BrokerCore) -> None:
     """What must hold after every event, whatever has happened."""
     ready, lines = core._ready, core._ready._lines
-    queued = [task for line in lines.values() for task in line.tasks.values()]
-    assert all(number == task.sequence for line in lines.values() for number, task in line.tasks.items())
+    shelves = [(name, kind, shelf) for name, line in lines.items() for kind, shelf in line.shelves.items()]
+    delayed = [task for tasks in core._delayed._tasks.values() for task in tasks.values()]
+    queued = [task for _, _, shelf in shelves for task in shelf.values()] + delayed
+    for name, kind, shelf in shelves:
+        assert shelf, "an empty shelf"
+        for number, task in shelf.items():
+            assert (name, number) == (task.session, task.sequence)
+            assert kind == (task.options.labels, task.options.priority)
     leased = list(core._leases)
 
     # Each task is in one place, and its state says in which.
@@ -223,20 +273,36 @@ def check_invariants(core: BrokerCore) -> None:
     assert set(lines) == set(core._sessions)
 
     # Whoever can take a turn has one; whoever wants a task and could have one has it.
-    assert Counter(ready._turns) == Counter(name for name, line in lines.items() if line.allowance)
+    assert Counter(ready._turns) == Counter({line.family for line in lines.values() if line.able})
     assert set(ready._turns) == ready._in_turns
     assert set(core._hungry) == {c for c, w in core._workers.items() if w.wanted > 0 and not w.draining}
-    assert not (core._hungry and ready.available), "a task waits beside a worker that wants one"
+    for worker in core._hungry.values():
+        assert not ready.available(worker.labels), "a task waits beside a worker that wants one"
+
+    # A family is a program's session and what its tasks have opened; the deepest is first in line.
+    families = {name: session.family for name, session in core._sessions.items()}
+    assert set(families.values()) <= set(core._sessions)
+    assert {line.session: line.family for family in ready._families.values() for line in family} == families
+    for family in ready._families.values():
+        depths = [line.depth for line in family]
+        assert depths == sorted(depths, reverse=True)
 
     # Code is there as long as somebody may need it, and no longer.
     blobs = core._blobs._blobs
-    assert all(core._blobs.has(task.session, task.function_id) for task in queued)
+    assert all(core._blobs.has(families[task.session], task.function_id) for task in queued)
     assert all(blob.sessions and blob.sessions <= set(core._sessions) for blob in blobs.values())
     assert all(worker.known <= set(blobs) for worker in core._workers.values())
     for worker, _, task in leased:
         assert {task.function_id, *core._blobs.needs(task.function_id)} <= core._workers[worker].known
 
-    # A connection serves one session, both ways.
+    # A connection or channel serves one session, both ways; a channel is as good as its worker.
     assert {c: s.session_id for c, s in core._clients.items()} == {
-        s.connection: s.session_id for s in core._sessions.values() if s.connection is not None
+        s.link: s.session_id for s in core._sessions.values() if s.link is not None
     }
+    assert {link[0] for link in core._clients if isinstance(link, tuple)} <= set(core._workers)
+    assert all(isinstance(s.link, tuple) for s in core._sessions.values() if s.nested)
+
+    # What came of a chunk is kept until its client has acknowledged the whole.
+    unfinished = {(task.session, task.sequence) for task in (*queued, *(task for _, _, task in leased))}
+    for name, session in core._sessions.items():
+        assert all((name, n) in unfinished or n in session.outcomes for n in session.parts)

@@ -1,6 +1,7 @@
 """multihost/broker/core.py: who gets which task, and that each ends in one outcome, whoever dies."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -8,7 +9,7 @@ from multihost.broker.core import MAX_DELIVERIES
 from multihost.broker.events import Close, Heard, Send
 from multihost.broker.tasks import TRANSITIONS, Task, TaskEvent, TaskState
 from multihost.errors import WorkerDied
-from multihost.payload import content_id, load_error
+from multihost.payload import content_id, load_error, load_part
 from tests.unit.brokers import (
     ARCHIVE,
     CUBE,
@@ -273,7 +274,7 @@ def test_outcomes_of_one_message_reach_each_client_in_one_message(broker: Broker
     broker.say(worker, ("settle", [(grant.token, "result", grant.payload) for grant in grants]))
     for client in (one, two):
         (message,) = [message for message in broker.take(client) if message[0] == "outcomes"]
-        assert message[1] == [(0, "result", b"a"), (1, "result", b"b")]
+        assert message[1] == [(0, "result", b"a", ""), (1, "result", b"b", "")]
 
 
 def test_second_outcome_for_a_token_changes_nothing(broker: Broker) -> None:
@@ -512,14 +513,14 @@ def test_client_that_returns_is_told_what_was_accepted(broker: Broker) -> None:
     broker.submit(client, *numbers(0, 3))
     broker.leave(client)
     broker.client()
-    assert broker.core.session_state("s") == {"accepted": 3, "workers": 0}
+    assert broker.core.session_state("s") == {"accepted": 3, "workers": 0, "slots": 0}
 
 
 def test_client_on_a_new_connection_closes_its_old_one(broker: Broker) -> None:
     old = broker.client()
     new = broker.client()
     assert old in broker.closed
-    effects = broker.say(old, *SQUARE.messages, ("submit", 0, SQUARE.id, [b"0"]))
+    effects = broker.say(old, *SQUARE.messages, ("submit", 0, SQUARE.id, {}, [b"0"]))
     assert effects[-1] == Close(old, "this connection's session has ended", broke_rules=True)
     assert broker.leave(old) == []
     broker.submit(new, b"0")
@@ -529,7 +530,7 @@ def test_client_on_a_new_connection_closes_its_old_one(broker: Broker) -> None:
 def test_code_of_a_session_outlives_its_connection(broker: Broker) -> None:
     broker.say(broker.client(), *SQUARE.messages)
     again = broker.client()
-    broker.say(again, ("submit", 0, SQUARE.id, [b"0"]))
+    broker.say(again, ("submit", 0, SQUARE.id, {}, [b"0"]))
     assert broker.take(again) == [("accepted", 1)]
 
 
@@ -592,7 +593,7 @@ def test_name_of_a_closed_session_starts_anew(broker: Broker) -> None:
     broker.submit(client, b"0")
     broker.say(client, ("close",))
     again = broker.client()
-    assert broker.core.session_state("s") == {"accepted": 0, "workers": 0}
+    assert broker.core.session_state("s") == {"accepted": 0, "workers": 0, "slots": 0}
     broker.submit(again, b"0")
     assert broker.count("queued") == 1
 
@@ -606,9 +607,9 @@ def test_cancel_ends_what_is_queued_and_names_what_it_is_too_late_for(broker: Br
     running, done = broker.grants(worker)
     broker.say(worker, ("settle", [(done.token, "result", b"")]))
     broker.take(client)
-    broker.say(client, ("cancel", [0, 1, 3, 4, 99]))
+    broker.say(client, ("cancel", [0, 1, 3, 4, 99], False))
     assert broker.take(client) == [
-        ("outcomes", [(3, "cancelled", b""), (4, "cancelled", b"")]),
+        ("outcomes", [(3, "cancelled", b"", ""), (4, "cancelled", b"", "")]),
         ("too_late", [0, 1, 99]),
     ]
     assert (broker.count("cancelled"), broker.count("queued")) == (2, 1)
@@ -621,24 +622,372 @@ def test_cancel_ends_what_is_queued_and_names_what_it_is_too_late_for(broker: Br
 def test_cancel_that_is_repeated_is_too_late_and_its_outcome_stays(broker: Broker) -> None:
     client = broker.client()
     broker.submit(client, b"0")
-    broker.say(client, ("cancel", [0]))
-    broker.say(client, ("cancel", [0]))
+    broker.say(client, ("cancel", [0], False))
+    broker.say(client, ("cancel", [0], False))
     assert broker.take(client)[-1] == ("too_late", [0])
     assert broker.results(broker.client()) == {0: ("cancelled", b"")}
+
+
+def test_cancel_of_what_runs_stops_it_and_its_late_outcome_changes_nothing(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=2)
+    broker.submit(client, *numbers(0, 3))
+    first, _ = broker.grants(worker)
+    broker.take(client)
+    broker.say(client, ("cancel", [0, 2, 9], True))
+    assert broker.take(worker) == [("stop", [first.token])]
+    assert broker.take(client) == [
+        ("outcomes", [(0, "cancelled", b"", ""), (2, "cancelled", b"", "")]),
+        ("too_late", [9]),
+    ]
+    broker.settle(worker, first.token)
+    assert (broker.count("stale"), broker.count("leased")) == (1, 1)
+    assert broker.results(client) == {}
+
+
+def test_session_at_its_limit_goes_on_when_what_ran_was_cancelled(broker: Broker) -> None:
+    client, worker = broker.client(limit=1), broker.worker(want=5)
+    broker.submit(client, *numbers(0, 2))
+    broker.say(client, ("cancel", [0], True))
+    assert broker.payloads(worker) == numbers(0, 2)
+
+
+# --- retries ---------------------------------------------------------------------------------------------------------
+
+
+def test_task_that_raised_is_tried_again_after_a_delay_that_doubles(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=1)
+    broker.submit(client, b"0", retries=3, backoff=1.0)
+    for delay in (1.0, 2.0, 4.0):
+        (grant,) = broker.grants(worker)
+        broker.settle(worker, grant.token, "retry", b"oops")
+        broker.say(worker, ("want", 1))
+        assert broker.core.next_deadline() == broker.now + delay
+        broker.pass_time(delay - 0.25, worker)
+        assert broker.grants(worker) == []
+        broker.tick(0.25)
+    (grant,) = broker.grants(worker)
+    broker.settle(worker, grant.token, "retry", b"oops")
+    assert broker.take(client)[-1] == ("outcomes", [(0, "error", b"oops", f"on worker host-w{worker}, delivery 4")])
+    assert (broker.count("retried"), broker.count("failed"), broker.count("queued")) == (3, 1, 0)
+
+
+def test_next_try_without_a_delay_is_due_at_once_and_before_the_others(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=1)
+    broker.submit(client, *numbers(0, 3), retries=1, backoff=0.0)
+    (grant,) = broker.grants(worker)
+    broker.settle(worker, grant.token, "retry")
+    broker.tick(0.0)
+    broker.say(worker, ("want", 1))
+    assert broker.payloads(worker) == [b"0"]
+
+
+def test_retry_that_nobody_asked_for_is_a_failure(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=1)
+    broker.submit(client, b"0")
+    (grant,) = broker.grants(worker)
+    broker.settle(worker, grant.token, "retry", b"oops")
+    assert broker.results(client) == {0: ("error", b"oops")}
+
+
+def test_task_that_waits_for_its_next_try_can_be_cancelled(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=1)
+    broker.submit(client, b"0", retries=1, backoff=5.0)
+    (grant,) = broker.grants(worker)
+    broker.settle(worker, grant.token, "retry")
+    assert broker.count("queued") == 1
+    broker.say(client, ("cancel", [0], False))
+    assert broker.results(client) == {0: ("cancelled", b"")}
+    broker.pass_time(6.0, worker)
+    assert broker.count("queued") == 0
+
+
+def test_session_that_ends_takes_its_waiting_tries_with_it(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=1)
+    broker.submit(client, b"0", retries=1, backoff=5.0)
+    (grant,) = broker.grants(worker)
+    broker.settle(worker, grant.token, "retry")
+    broker.say(client, ("close",))
+    assert (broker.count("cancelled"), broker.count("queued")) == (1, 0)
+    broker.pass_time(6.0, worker)
+    assert broker.count("queued") == 0
+
+
+# --- priorities and labels -------------------------------------------------------------------------------------------
+
+
+def test_higher_priority_goes_first_and_none_waits_for_ever(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker()
+    broker.submit(client, *[b"low"] * 3, priority=-1)
+    broker.submit(client, *[b"high"] * 50, first=3, priority=5)
+    order = []
+    for _ in range(30):
+        broker.say(worker, ("want", 1))
+        order += broker.payloads(worker)
+    assert [place for place, payload in enumerate(order, start=1) if payload == b"low"] == [10, 20, 30]
+
+
+def test_task_with_labels_goes_only_to_a_worker_that_has_them_all(broker: Broker) -> None:
+    client, plain = broker.client(), broker.worker(want=5)
+    broker.submit(client, b"gpu", labels=("gpu",))
+    broker.submit(client, b"both", first=1, labels=("big", "gpu"))
+    broker.submit(client, b"any", first=2)
+    assert broker.payloads(plain) == [b"any"]
+    assert broker.payloads(broker.worker(want=5, labels=["gpu"])) == [b"gpu"]
+    assert broker.payloads(broker.worker(want=5, labels=["gpu", "big", "fast"])) == [b"both"]
+
+
+def test_program_is_told_once_what_waits_for_labels_that_no_worker_has(broker: Broker) -> None:
+    client = broker.client()
+    broker.worker(want=5)
+    broker.take(client)
+    broker.submit(client, b"0", labels=("gpu",))
+    broker.submit(client, b"1", first=1, labels=("gpu",))
+    assert [message for message in broker.take(client) if message[0] == "lacking"] == [("lacking", [["gpu"]])]
+    gpu = broker.worker(labels=["gpu"])
+    broker.take(client)
+    broker.leave(gpu)
+    assert broker.take(client)[-1] == ("lacking", [["gpu"]])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"retries": -1},
+        {"retries": 1.5},
+        {"backoff": 1},
+        {"timeout": 0.0},
+        {"timeout": float("nan")},
+        {"labels": ["gpu"]},
+        {"labels": (1,)},
+        {"chunk": "all"},
+        {"name": b""},
+        {"priority": 10**6},
+        {"unknown": 1},
+        {1: 1},
+    ],
+)
+def test_submit_with_an_option_that_is_wrong_is_refused(broker: Broker, options: dict[Any, object]) -> None:
+    client = broker.client()
+    broker.say(client, *SQUARE.messages, ("submit", 0, SQUARE.id, options, [b"0"]))
+    assert broker.closed[client].broke_rules
+    assert broker.count("submitted") == 0
+
+
+def test_worker_is_told_the_options_that_are_its_business(broker: Broker) -> None:
+    client, worker = broker.client(lifetime=7), broker.worker(want=1)
+    broker.submit(client, b"0", timeout=2.5, name="nightly", retries=2, backoff=1.0, priority=3)
+    (grant,) = broker.grants(worker)
+    assert grant.options == {"timeout": 2.5, "name": "nightly", "lifetime": 7}
+
+
+# --- chunks ----------------------------------------------------------------------------------------------------------
+
+
+def rows_told(broker: Broker, client: int) -> list[tuple[object, ...]]:
+    """Number, kind and content of each row of outcomes that a client was sent since it was asked last."""
+    told: list[Any] = [message[1] for message in broker.take(client) if message[0] == "outcomes"]
+    return [row[:3] for rows in told for row in rows]
+
+
+def test_items_of_a_chunk_that_have_ended_are_not_run_again_when_its_worker_dies(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=1)
+    broker.submit(client, b"0", chunk="map")
+    (grant,) = broker.grants(worker)
+    assert grant.options == {"chunk": "map"}
+    broker.say(worker, ("parts", [(grant.token, 3, b"a"), (grant.token, 1, b"b")]))
+    assert rows_told(broker, client) == [(0, "part", b"a"), (0, "part", b"b")]
+    broker.leave(worker)
+    other = broker.worker(want=1)
+    (grant,) = broker.grants(other)
+    assert grant.options == {"chunk": "map", "done": 4}
+    broker.settle(other, grant.token, "result", b"c")
+    assert broker.results(client) == {0: ("result", b"c")}
+
+
+def test_parts_are_told_again_to_a_client_that_returns_until_it_has_acknowledged_the_chunk(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=1)
+    broker.submit(client, b"0", chunk="map")
+    (grant,) = broker.grants(worker)
+    broker.say(worker, ("parts", [(grant.token, 1, b"a")]))
+    broker.leave(client)
+    broker.settle(worker, grant.token, "result", b"b")
+    client = broker.client()
+    assert rows_told(broker, client) == [(0, "part", b"a"), (0, "result", b"b")]
+    broker.say(client, ("acknowledge", [0]))
+    broker.leave(client)
+    assert broker.take(broker.client()) == []
+
+
+def test_item_that_kills_every_process_is_given_up_and_the_chunk_goes_on_behind_it(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker()
+    broker.submit(client, b"0", chunk="map")
+    for _ in range(MAX_DELIVERIES):
+        broker.say(worker, ("want", 1))
+        (grant,) = broker.grants(worker)
+        if "done" not in grant.options:
+            broker.say(worker, ("parts", [(grant.token, 2, b"first two")]))
+        broker.settle(worker, grant.token, "lost", b"killed")
+    start, _, ((succeeded, error),) = load_part(broker.parts["s", 0][-1])
+    assert (start, succeeded) == (2, False)
+    assert isinstance(error, WorkerDied)
+    assert len(error.losses) == MAX_DELIVERIES
+    broker.say(worker, ("want", 1))
+    (grant,) = broker.grants(worker)
+    assert grant.options["done"] == 3
+    assert broker.count("dead") == 0
+
+
+def test_progress_within_a_chunk_forgets_the_losses_of_the_items_before(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker()
+    broker.submit(client, b"0", chunk="map")
+    for delivery in range(3 * MAX_DELIVERIES):
+        broker.say(worker, ("want", 1))
+        (grant,) = broker.grants(worker)
+        assert grant.options.get("done", 0) == delivery // 2
+        if delivery % 2:
+            broker.say(worker, ("parts", [(grant.token, 1, b"")]))
+        broker.settle(worker, grant.token, "lost", b"killed")
+    assert broker.results(client) == {}
+
+
+def test_parts_of_what_is_no_chunk_break_the_rules_and_stale_ones_change_nothing(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=1)
+    broker.submit(client, b"0")
+    broker.say(worker, ("parts", [(99, 1, b"")]))
+    assert broker.count("stale") == 1
+    (grant,) = broker.grants(worker)
+    broker.say(worker, ("parts", [(grant.token, 1, b"")]))
+    assert broker.closed[worker].broke_rules
+
+
+# --- what tasks print ------------------------------------------------------------------------------------------------
+
+
+def test_what_a_task_prints_goes_to_its_client_and_nobody_else(broker: Broker) -> None:
+    client, other, worker = broker.client(), broker.client("other"), broker.worker("a", want=1)
+    broker.submit(client, b"0")
+    (grant,) = broker.grants(worker)
+    broker.take(client)
+    broker.say(worker, ("output", [(grant.token, "hello"), (99, "stale")]))
+    assert broker.take(client) == [("output", 0, "host-a", "hello")]
+    broker.leave(client)
+    broker.say(worker, ("output", [(grant.token, "nobody listens")]))
+    assert not [message for message in broker.take(other) if message[0] == "output"]
+
+
+# --- tasks that submit tasks -----------------------------------------------------------------------------------------
+
+
+def parent_of(broker: Broker, limit: int | None = None) -> tuple[int, int]:
+    """A program's session with one task that runs; the connections of client and worker."""
+    client, worker = broker.client(limit=limit), broker.worker(want=1)
+    broker.submit(client, b"parent")
+    assert broker.payloads(worker) == [b"parent"]
+    return client, worker
+
+
+def test_task_submits_tasks_through_its_worker_with_the_code_of_its_program(broker: Broker) -> None:
+    _, worker = parent_of(broker, limit=1)
+    nested = broker.open(worker, 1)
+    answer = {"known": False, "accepted": 0, "workers": 1, "slots": 1}
+    assert broker.take(worker) == [("relay_open", 1, answer)]
+    nested.submit(b"child")
+    broker.say(worker, ("want", 1))
+    (grant,) = broker.grants(worker)
+    assert (grant.session, grant.payload, grant.options) == ("s", b"child", {"depth": 1})
+    broker.settle(worker, grant.token, "result", b"r")
+    assert broker.results(nested.link) == {0: ("result", b"r")}
+
+
+def test_deeper_tasks_go_before_those_that_wait_for_them(broker: Broker) -> None:
+    client, worker = parent_of(broker)
+    broker.submit(client, b"0a", b"0b", first=1)
+    one, two = broker.open(worker, 1), broker.open(worker, 2, depth=2)
+    one.submit(b"1a", b"1b")
+    two.submit(b"2a")
+    broker.submit(broker.client("other"), *[b"other"] * 9)
+    order = []
+    for _ in range(8):
+        broker.say(worker, ("want", 1))
+        order += broker.payloads(worker)
+    assert [payload for payload in order if payload != b"other"] == [b"2a", b"1a", b"1b", b"0a"]
+    assert order.count(b"other") == 4, "another program has its turns"
+
+
+def test_session_of_a_task_ends_with_its_channel_and_leaves_its_family_alone(broker: Broker) -> None:
+    client, worker = parent_of(broker)
+    nested, helper = broker.open(worker, 1), broker.worker(want=1)
+    nested.submit(b"a", b"b")
+    (grant,) = broker.grants(helper)
+    nested.close()
+    assert broker.take(helper) == [("stop", [grant.token])]
+    assert (broker.count("cancelled"), broker.count("leased"), broker.count("sessions")) == (2, 1, 1)
+    assert nested.submit(b"late") == []
+    broker.submit(client, b"1", first=1)
+    assert broker.count("queued") == 1
+
+
+def test_session_of_a_task_can_say_goodbye_itself(broker: Broker) -> None:
+    _, worker = parent_of(broker)
+    nested = broker.open(worker, 1)
+    nested.submit(b"a")
+    nested.say(("close",))
+    assert (broker.count("cancelled"), broker.count("sessions")) == (1, 1)
+    nested.close()
+    assert worker not in broker.closed
+
+
+def test_sessions_of_tasks_end_with_their_worker_and_with_their_program(broker: Broker) -> None:
+    client, worker = parent_of(broker)
+    broker.open(worker, 1).submit(b"a")
+    broker.leave(worker)
+    assert (broker.count("cancelled"), broker.count("sessions"), broker.count("queued")) == (1, 1, 1)
+    again = broker.worker(want=1)
+    assert broker.payloads(again) == [b"parent"]
+    broker.open(again, 1).submit(b"a")
+    broker.take(again)
+    broker.say(client, ("close",))
+    assert (broker.count("sessions"), broker.count("queued"), broker.count("leased")) == (0, 0, 0)
+    assert [message[0] for message in broker.take(again)] == ["forget"]
+
+
+def test_worker_opens_sessions_only_for_programs_whose_tasks_it_was_granted(broker: Broker) -> None:
+    parent_of(broker)
+    stranger = broker.worker()
+    nested = broker.open(stranger, 1)
+    assert [message[0] for message in broker.take(nested.link)] == ["refused"]
+    assert stranger not in broker.closed
+    assert broker.count("sessions") == 1
+
+
+def test_task_that_breaks_the_rules_loses_its_session_and_its_worker_serves_on(broker: Broker) -> None:
+    _, worker = parent_of(broker)
+    nested = broker.open(worker, 1)
+    nested.submit(b"a")
+    nested.say(("submit", 1, ALIEN.id, {}, [b"b"]))
+    assert broker.take(nested.link)[-1][0] == "refused"
+    assert broker.count("sessions") == 1
+    nested.say(("want", 5))
+    assert worker not in broker.closed
+
+
+def test_task_whose_session_introduces_itself_wrongly_is_refused(broker: Broker) -> None:
+    _, worker = parent_of(broker)
+    broker.say(worker, ("relay_open", 1, "s", {"session": 5}))
+    assert [message[0] for message in broker.take((worker, 1))] == ["refused"]
+    assert worker not in broker.closed
 
 
 # --- notices and questions -------------------------------------------------------------------------------------------
 
 
-def test_clients_are_told_when_the_first_worker_comes_and_the_last_leaves(broker: Broker) -> None:
+def test_clients_are_told_how_many_workers_and_slots_there_are_when_that_changes(broker: Broker) -> None:
     client, other = broker.client("one"), broker.client("two")
-    first = broker.worker()
-    second = broker.worker()
-    assert broker.take(client) == broker.take(other) == [("workers", 1)]
+    first = broker.worker(slots=2)
+    broker.worker(slots=3)
+    assert broker.take(client) == broker.take(other) == [("workers", 1, 2), ("workers", 2, 5)]
     broker.leave(first)
-    assert broker.take(client) == []
-    broker.leave(second)
-    assert broker.take(client) == broker.take(other) == [("workers", 0)]
+    assert broker.take(client) == broker.take(other) == [("workers", 1, 3)]
 
 
 @pytest.mark.parametrize(("role", "message"), [("client", "ping"), ("worker", "heartbeat")])
@@ -667,6 +1016,7 @@ def test_monitor_is_told_what_the_master_knows_in_plain_data(broker: Broker) -> 
                 "dead": 0,
                 "cancelled": 0,
                 "redelivered": 0,
+                "retried": 0,
                 "stale": 0,
                 "queues": {"get_task_queue": 1, "get_result_queue": 0},
                 "workers": [
@@ -676,6 +1026,7 @@ def test_monitor_is_told_what_the_master_knows_in_plain_data(broker: Broker) -> 
                         "state": "ready",
                         "slots": 4,
                         "python": "3.11",
+                        "labels": [],
                         "leases": 1,
                         "settled": 0,
                     }
@@ -751,8 +1102,8 @@ def test_second_request_of_a_waiting_caller_closes_its_connection(broker: Broker
 
 ALIEN = Function(b"never sent")
 BAD_OF_A_CLIENT = {
-    "function that was not sent": ("submit", 0, ALIEN.id, [b"0"]),
-    "negative number": ("submit", -1, SQUARE.id, [b"0"]),
+    "function that was not sent": ("submit", 0, ALIEN.id, {}, [b"0"]),
+    "negative number": ("submit", -1, SQUARE.id, {}, [b"0"]),
     "content of another hash": ("blob", ALIEN.id, b"other content", ()),
     "other needs than those in the hash": ("blob", content_id(b"x"), b"x", (ARCHIVE.id,)),
     "need that was not sent": ("blob", content_id(b"x", (ALIEN.id,)), b"x", (ALIEN.id,)),
@@ -771,7 +1122,7 @@ def test_client_that_breaks_the_rules_is_cut_off_and_nothing_of_its_message_hold
     client = broker.client()
     broker.say(client, *SQUARE.messages)
     before = broker.core.statistics()
-    good = ("submit", 0, SQUARE.id, [b"0"])
+    good = ("submit", 0, SQUARE.id, {}, [b"0"])
     effects = broker.say(client, message, good)
     reason = broker.closed[client].reason
     assert effects == [Send(client, ("refused", reason)), Close(client, reason, broke_rules=True)]
@@ -797,7 +1148,7 @@ def test_worker_that_breaks_the_rules_is_cut_off_and_nothing_of_its_message_hold
 
 def test_what_precedes_a_broken_rule_in_its_batch_holds(broker: Broker) -> None:
     client, worker = broker.client(), broker.worker(want=5)
-    broker.say(client, *SQUARE.messages, ("submit", 0, SQUARE.id, [b"0"]), ("submit", -1, SQUARE.id, []))
+    broker.say(client, *SQUARE.messages, ("submit", 0, SQUARE.id, {}, [b"0"]), ("submit", -1, SQUARE.id, {}, []))
     assert broker.closed[client].broke_rules
     assert broker.payloads(worker) == [b"0"]
 
@@ -805,7 +1156,7 @@ def test_what_precedes_a_broken_rule_in_its_batch_holds(broker: Broker) -> None:
 def test_function_of_another_session_must_be_sent_again(broker: Broker) -> None:
     broker.say(broker.client("one"), *SQUARE.messages)
     two = broker.client("two")
-    broker.say(two, ("submit", 0, SQUARE.id, [b"0"]))
+    broker.say(two, ("submit", 0, SQUARE.id, {}, [b"0"]))
     assert broker.closed[two].broke_rules
 
 
@@ -815,7 +1166,7 @@ def test_function_of_another_session_must_be_sent_again(broker: Broker) -> None:
 @pytest.mark.parametrize("event", TaskEvent)
 @pytest.mark.parametrize("state", TaskState)
 def test_task_goes_only_where_the_table_says(state: TaskState, event: TaskEvent) -> None:
-    task = Task("s", 0, SQUARE.id, b"", state)
+    task = Task("s", 0, SQUARE.id, b"", state=state)
     if (state, event) in TRANSITIONS:
         task.apply(event)
         assert task.state is TRANSITIONS[state, event]

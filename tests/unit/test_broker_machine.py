@@ -184,7 +184,7 @@ class Cluster(RuleBasedStateMachine):
     def cancel(self, which: int, some: set[int]) -> None:
         client: Client = pick(which, self.clients)
         if client.connection is not None and some:
-            self.broker.say(client.connection, ("cancel", sorted(some)))
+            self.broker.say(client.connection, ("cancel", sorted(some), False))
             said = self.broker.inbox[client.connection]
             late = {sequence for name, *fields in said if name == "too_late" for sequence in fields[0]}  # type: ignore[attr-defined]
             self.listen()

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from multihost.client.code import Blob
 from multihost.client.core import ClientCore
+from multihost.options import PLAIN
 from multihost.payload import content_id
 from multihost.wire.messages import Message, check_batch
 from tests.unit.brokers import Broker
@@ -34,7 +35,7 @@ def client() -> ClientCore:
 
 
 def add(client: ClientCore, *payloads: bytes, code: list[Blob] | None = None) -> list[int]:
-    return [client.add(code or CODE_OF_F, payload) for payload in payloads]
+    return [client.add(code or CODE_OF_F, PLAIN.wire, payload) for payload in payloads]
 
 
 def batch(client: ClientCore) -> list[Message]:
@@ -57,7 +58,7 @@ def test_task_alone_leaves_at_once_with_its_code_before_it(client: ClientCore) -
     assert batch(client) == [
         ("blob", ARCHIVE.blob_id, b"archive", ()),
         ("blob", F.blob_id, b"f", (ARCHIVE.blob_id,)),
-        ("submit", 0, F.blob_id, [b"0"]),
+        ("submit", 0, F.blob_id, {}, [b"0"]),
     ]
 
 
@@ -69,7 +70,7 @@ def test_nothing_new_leaves_before_the_last_batch_is_accepted(client: ClientCore
     client.accepted(1)
     assert batch(client) == []
     client.accepted(2)
-    assert batch(client) == [("submit", 2, F.blob_id, [b"2", b"3"])]
+    assert batch(client) == [("submit", 2, F.blob_id, {}, [b"2", b"3"])]
     assert client.unsent == 0
 
 
@@ -85,13 +86,45 @@ def test_blob_is_sent_once_whatever_needs_it(client: ClientCore) -> None:
     messages = batch(client)
     assert names(messages) == ["blob", "blob", "submit", "blob", "submit", "submit"]
     assert [message[1:] for message in submits(messages)] == [
-        (0, F.blob_id, [b"0"]),
-        (1, G.blob_id, [b"1"]),
-        (2, F.blob_id, [b"2"]),
+        (0, F.blob_id, {}, [b"0"]),
+        (1, G.blob_id, {}, [b"1"]),
+        (2, F.blob_id, {}, [b"2"]),
     ]
     client.accepted(3)
     add(client, b"3")
     assert names(batch(client)) == ["submit"]
+
+
+def test_tasks_with_other_options_go_in_a_message_of_their_own(client: ClientCore) -> None:
+    urgent: dict[str, object] = {"priority": 5}
+    client.add(CODE_OF_F, PLAIN.wire, b"0")
+    client.add(CODE_OF_F, urgent, b"1")
+    client.add(CODE_OF_F, urgent, b"2")
+    assert [message[1:] for message in submits(batch(client))] == [
+        (0, F.blob_id, {}, [b"0"]),
+        (1, F.blob_id, urgent, [b"1", b"2"]),
+    ]
+
+
+def test_blobs_that_a_task_has_inherited_are_not_sent() -> None:
+    client = ClientCore(frozenset({ARCHIVE.blob_id}))
+    client.add([F], PLAIN.wire, b"0")
+    assert [message[:2] for message in batch(client)] == [("blob", F.blob_id), ("submit", 0)]
+
+
+def test_cancelling_asks_apart_for_what_is_queued_and_for_what_may_run(client: ClientCore) -> None:
+    add(client, b"0", b"1", b"2")
+    batch(client)
+    client.cancel([0], running=False)
+    client.cancel([1, 2], running=True)
+    assert batch(client) == [("cancel", [0], False), ("cancel", [1, 2], True)]
+    client.cancel([0], running=False)
+    assert batch(client) == []
+    client.cancel([0], running=True)  # more than what was asked for before
+    assert batch(client) == [("cancel", [0], True)]
+    client.cancel_answered([0, 1, 2])
+    client.reconnected(known=True, accepted=3)
+    assert batch(client) == []
 
 
 def test_batch_has_a_bounded_number_of_tasks(client: ClientCore) -> None:
@@ -100,7 +133,7 @@ def test_batch_has_a_bounded_number_of_tasks(client: ClientCore) -> None:
     assert isinstance(payloads, list)
     assert len(payloads) == 4096
     client.accepted(4096)
-    ((_, first, _, rest),) = submits(batch(client))
+    ((_, first, _, _, rest),) = submits(batch(client))
     assert (first, rest) == (4096, [b""] * 904)
 
 
@@ -108,7 +141,7 @@ def test_batch_has_a_bounded_number_of_bytes(client: ClientCore) -> None:
     add(client, *[bytes(MIB)] * 6)
     sizes: list[int] = []
     while client.unsent:
-        ((_, first, _, payloads),) = submits(batch(client))
+        ((_, first, _, _, payloads),) = submits(batch(client))
         assert isinstance(payloads, list)
         assert first == sum(sizes)
         sizes.append(len(payloads))
@@ -119,7 +152,7 @@ def test_batch_has_a_bounded_number_of_bytes(client: ClientCore) -> None:
 def test_task_larger_than_a_batch_goes_alone(client: ClientCore) -> None:
     add(client, b"small", bytes(9 * MIB), b"small")
     for number in range(3):
-        ((_, first, _, payloads),) = submits(batch(client))
+        ((_, first, _, _, payloads),) = submits(batch(client))
         assert isinstance(payloads, list)
         assert (first, len(payloads)) == (number, 1)
         client.accepted(number + 1)
@@ -145,7 +178,7 @@ def test_acknowledgements_ride_on_the_next_submit(client: ClientCore) -> None:
     client.finished(0, 10)
     assert batch(client) == []
     add(client, b"2")
-    assert batch(client) == [("acknowledge", [1, 0]), ("submit", 2, F.blob_id, [b"2"])]
+    assert batch(client) == [("acknowledge", [1, 0]), ("submit", 2, F.blob_id, {}, [b"2"])]
 
 
 def test_outcome_that_came_twice_is_acknowledged_twice(client: ClientCore) -> None:
@@ -180,7 +213,10 @@ def test_withdrawn_task_is_never_sent_and_its_number_left_out(client: ClientCore
     add(client, b"1", b"2", b"3")
     assert client.withdraw([0, 2, 9]) == [2]
     client.accepted(1)
-    assert [message[1:] for message in submits(batch(client))] == [(1, F.blob_id, [b"1"]), (3, F.blob_id, [b"3"])]
+    assert [message[1:] for message in submits(batch(client))] == [
+        (1, F.blob_id, {}, [b"1"]),
+        (3, F.blob_id, {}, [b"3"]),
+    ]
     client.reconnected(False, 0)
     assert [message[1:] for message in submits(batch(client))] == [
         (0, F.blob_id, [b"0", b"1"]),
@@ -196,7 +232,7 @@ def test_master_that_knows_the_session_gets_what_it_has_not_accepted(client: Cli
     batch(client)
     client.finished(0, 1)
     client.reconnected(True, 2)
-    ((_, first, _, payloads),) = submits(batch(client))
+    ((_, first, _, _, payloads),) = submits(batch(client))
     assert (first, payloads) == (2, [b"2", b"3"])
     client.accepted(4)
     add(client, b"4")
@@ -214,8 +250,8 @@ def test_master_that_has_forgotten_the_session_gets_all_that_has_no_outcome_and_
     assert batch(client) == [
         ("blob", ARCHIVE.blob_id, b"archive", ()),
         ("blob", F.blob_id, b"f", (ARCHIVE.blob_id,)),
-        ("submit", 1, F.blob_id, [b"1", b"2"]),
-        ("submit", 4, F.blob_id, [b"4", b"5"]),
+        ("submit", 1, F.blob_id, {}, [b"1", b"2"]),
+        ("submit", 4, F.blob_id, {}, [b"4", b"5"]),
     ]
 
 
@@ -266,7 +302,7 @@ class Session(RuleBasedStateMachine):
                 case "accepted", [int(below)]:
                     self.client.accepted(below)
                 case "outcomes", [list(rows)]:
-                    for sequence, _, content in rows:
+                    for sequence, _, content, _ in rows:
                         if self.client.finished(sequence, len(content)):
                             assert sequence not in self.seen, "an outcome is delivered twice"
                             self.seen[sequence] = content
@@ -276,7 +312,7 @@ class Session(RuleBasedStateMachine):
     def submit(self, payloads: list[bytes], code: Blob | None) -> None:
         function = code or blob(b"closure %d" % next(self.codes), ARCHIVE)
         for payload in payloads:
-            self.payloads[self.client.add([ARCHIVE, function], payload)] = payload + function.content
+            self.payloads[self.client.add([ARCHIVE, function], PLAIN.wire, payload)] = payload + function.content
 
     @rule()
     def send(self) -> None:

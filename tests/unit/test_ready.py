@@ -19,7 +19,7 @@ def test_withdrawing_one_by_one_does_not_look_at_the_whole_line_each_time() -> N
     for sequence in reversed(range(20_000)):
         assert len(ready.withdraw("s", {sequence, 99_999})) == 1
     assert time.process_time() - before < 2  # 20 s when each one looked at all the others
-    assert len(ready) == ready.available == 0
+    assert len(ready) == ready.available() == 0
 
 
 def test_withdrawn_tasks_come_in_order_and_leave_the_others_in_theirs() -> None:
