@@ -1,10 +1,14 @@
-"""Which cluster a program means: the one it names, the one its environment names, or one of its own in this machine."""
+"""Which cluster a program means: the one it names, the one its environment names, or one of its own in this machine.
+
+A task that names none means the cluster that runs it.
+"""
 
 import logging
 import os
 from collections.abc import Callable, Iterable
 from multiprocessing.process import current_process
 
+from multihost import enclosing
 from multihost.client.session import Session
 from multihost.errors import SettingsError
 from multihost.local import LocalCluster
@@ -47,12 +51,16 @@ class Membership:
             raise TypeError("initializer must be a callable")
         if getattr(current_process(), "_inheriting", False):
             raise RuntimeError(_GUARD.format(what=what))
+        start = None if initializer is None else (initializer, tuple(initargs))
         settings = read_settings(os.environ)
+        self._local: LocalCluster | None = None
+        if enclosing.door is not None and address is None:  # in a task: the cluster that runs it
+            self.session = Session(None, b"", settings.connect_timeout, limit, start, door=enclosing.door)
+            return
         for warning in unknown_variables(os.environ):  # a mistyped address would silently mean this machine
             logger.warning(warning)
         where = settings.address if address is None else _parsed(address)
         key = authkey.encode() if isinstance(authkey, str) else authkey
-        self._local: LocalCluster | None = None
         if where is None:
             if key is not None:
                 raise SettingsError("an authkey was given, but no address: name the master, or neither of both")
@@ -61,8 +69,7 @@ class Membership:
             limit = None  # its slots are the limit; one on leases would keep batches small
         key = read_authkey(os.environ) if key is None else key
         try:
-            start = None if initializer is None else (initializer, tuple(initargs))
-            self.session = Session(where, key, settings.connect_timeout, limit, start)
+            self.session = Session(where, key, settings.connect_timeout, limit, start, lifetime)
         except BaseException:
             if self._local is not None:
                 self._local.close()

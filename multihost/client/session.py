@@ -64,7 +64,7 @@ class Session:
 
     def __init__(
         self,
-        address: Address,
+        address: Address | None,
         authkey: bytes,
         connect_timeout: float,
         limit: int | None = None,
@@ -73,7 +73,7 @@ class Session:
         door: Door | None = None,
         show: Callable[[str, int, str, str], None] | None = None,
     ) -> None:
-        self.address = address
+        self.address = "the worker of this task" if address is None else address
         self._authkey = authkey
         self._connect_timeout = connect_timeout
         self._door = door
@@ -393,6 +393,7 @@ class Session:
     def _connect(self) -> tuple[Link, dict[str, object]]:
         if self._door is not None:
             return self._door.open(self._info)
+        assert isinstance(self.address, Address)
         return attach(self.address, self._authkey, "client", self._info, self._connect_timeout, self._ended)
 
     def _attach(self, connection: Link, answer: dict[str, object]) -> None:

@@ -219,8 +219,8 @@ def test_withdrawn_task_is_never_sent_and_its_number_left_out(client: ClientCore
     ]
     client.reconnected(False, 0)
     assert [message[1:] for message in submits(batch(client))] == [
-        (0, F.blob_id, [b"0", b"1"]),
-        (3, F.blob_id, [b"3"]),
+        (0, F.blob_id, {}, [b"0", b"1"]),
+        (3, F.blob_id, {}, [b"3"]),
     ]
 
 
