@@ -5,13 +5,11 @@ import dask
 import multihost
 
 
-@dask.delayed
 def square(n: int) -> int:
     """A leaf of the graph."""
     return n * n
 
 
-@dask.delayed
 def total(numbers: list[int]) -> int:
     """The root of the graph: dask calls it when all leaves have been computed."""
     return sum(numbers)
@@ -19,7 +17,8 @@ def total(numbers: list[int]) -> int:
 
 def main() -> None:
     """Add up squares."""
-    graph = total([square(n) for n in range(20)])
+    square_later, total_later = dask.delayed(square), dask.delayed(total)
+    graph = total_later([square_later(n) for n in range(20)])
     with multihost.Executor() as executor:
         (result,) = dask.compute(graph, scheduler=executor)
     print(f"the sum of the squares is {result}")

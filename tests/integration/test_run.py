@@ -12,7 +12,6 @@ from multihost.settings import ExitCode
 from tests.integration.cluster import ROOT, Cluster, Program, clean_environ
 
 RUN = ("-m", "multihost", "run")
-NO_CLUSTER = {"MULTIHOST_ADDRESS": "", "MULTIHOST_AUTHKEY": ""}
 
 
 def write(directory: Path, body: str, name: str = "program.py") -> Path:
@@ -29,7 +28,7 @@ def write(directory: Path, body: str, name: str = "program.py") -> Path:
 
 def end_of(cluster: Cluster, *arguments: str | Path, **settings: str) -> Program:
     """``python -m multihost run`` with these arguments, once it has ended."""
-    program = cluster.start("program", sys.executable, *RUN, *arguments, **settings)
+    program = cluster.start("program", sys.executable, *RUN, *arguments, cwd=None, **settings)
     program.wait()
     return program
 
@@ -87,7 +86,10 @@ def test_a_pool_of_threads_stays_one(shared_cluster: Cluster, tmp_path: Path) ->
 
 def test_without_an_address_there_is_a_cluster_inside_this_machine(cluster: Cluster, tmp_path: Path) -> None:
     body = "from multiprocessing import Pool\nwith Pool(2) as pool:\n    print(pool.map(whoami, [5]))"
-    assert cluster.run(*RUN, write(tmp_path, body), **NO_CLUSTER) == "[(25, None, '__mp_main__')]\n"
+    assert (
+        cluster.run(*RUN, write(tmp_path, body), MULTIHOST_ADDRESS="", MULTIHOST_AUTHKEY="")
+        == "[(25, None, '__mp_main__')]\n"
+    )
 
 
 def test_the_address_can_be_an_option(shared_cluster: Cluster, tmp_path: Path) -> None:
@@ -252,6 +254,6 @@ def test_a_script_without_the_guard_ends_in_an_error(cluster: Cluster, tmp_path:
     script = tmp_path / "program.py"
     script.write_text("from multiprocessing import Pool\nwith Pool(1) as pool:\n    print(pool.map(abs, [-1]))")
     cluster.tracebacks_expected = True
-    program = end_of(cluster, script, **NO_CLUSTER)
+    program = end_of(cluster, script, MULTIHOST_ADDRESS="", MULTIHOST_AUTHKEY="")
     assert program.wait() == 1
     assert "[1]" not in program.log()
