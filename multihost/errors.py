@@ -140,6 +140,69 @@ class PythonMismatch(MultihostError):
         )
 
 
+class JournalError(MultihostError):
+    """The master's journal cannot be used as it is; the classes below say what can be done about it."""
+
+
+class JournalFull(JournalError):
+    """The journal could not be written. Nothing of that commit counts; the same records can be committed again."""
+
+    def __init__(self, file: str, reason: str) -> None:
+        super().__init__(file, reason)
+        self.file, self.reason = file, reason
+
+    def __str__(self) -> str:
+        return (
+            f"the journal {self.file} could not be written ({self.reason}); what was to be recorded was not "
+            "acknowledged, and what was acknowledged before is whole. Free space on that disk, or mend it; work goes "
+            "on by itself then."
+        )
+
+
+class JournalDamaged(JournalError):
+    """What was acknowledged is not there as it was written; nothing was changed on the disk."""
+
+    def __init__(self, file: str, row: int, offset: int, reason: str, acknowledged: int) -> None:
+        super().__init__(file, row, offset, reason, acknowledged)
+        self.file, self.row, self.offset, self.reason = file, row, offset, reason
+        self.acknowledged = acknowledged  # how many rows there must be; -1: the part that says so is damaged
+
+    def __str__(self) -> str:
+        of = f" of {self.acknowledged}" if self.acknowledged >= 0 else ""
+        readable = f"{self.row - 1} rows before it are whole" if self.row else "no row was read yet"
+        return (
+            f"the journal {self.file} is damaged at row {self.row}{of}, byte {self.offset}: {self.reason}; {readable}. "
+            "Put back a copy of the file, or start without what is lost after "
+            "'python -m multihost.broker.repair DIRECTORY', which keeps every whole row before the damage, and the "
+            "damaged file under another name."
+        )
+
+
+class JournalLocked(JournalError):
+    """Another master uses this journal."""
+
+    def __init__(self, directory: str, holder: str) -> None:
+        super().__init__(directory, holder)
+        self.directory, self.holder = directory, holder
+
+    def __str__(self) -> str:
+        return (
+            f"the journal in {self.directory} is used by another master ({self.holder}). Stop that one, or set "
+            "MULTIHOST_JOURNAL to a directory of this one's own."
+        )
+
+
+class JournalUnusable(JournalError):
+    """The journal cannot be opened where MULTIHOST_JOURNAL says, or by this version; nothing was changed."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"the journal in {self.path} cannot be used: {self.reason}"
+
+
 class RemoteError(MultihostError):
     """Stands for a task's exception that cannot be rebuilt here; the traceback is in ``__cause__``."""
 

@@ -25,6 +25,11 @@ EXAMPLES: dict[type[BaseException], BaseException] = {
         errors.WorkerDied(["worker a was lost", "killed by SIGKILL on worker b"]),
         errors.CodeNotFound("numpy", "worker-3", "No module named 'numpy'"),
         errors.PythonMismatch("3.11", "3.13"),
+        errors.JournalError("what happened"),
+        errors.JournalFull("/data/journal", "No space left on device"),
+        errors.JournalDamaged("/data/journal", 7, 4096, "its content does not match its checksum", 9),
+        errors.JournalLocked("/data", "process 7 on host master"),
+        errors.JournalUnusable("/data", "there is no such directory"),
         errors.RemoteError("Locked", "cannot be pickled"),
         RemoteTraceback("Traceback (most recent call last):\n"),
     )
@@ -80,6 +85,16 @@ def test_dead_letter_tells_the_reason_of_each_delivery() -> None:
     text = str(EXAMPLES[errors.WorkerDied])
     assert "after 2 deliveries" in text
     assert "delivery 1: worker a was lost; delivery 2: killed by SIGKILL on worker b" in text
+
+
+def test_damaged_journal_tells_the_place_what_is_whole_and_the_way_out() -> None:
+    text = str(EXAMPLES[errors.JournalDamaged])
+    assert "/data/journal is damaged at row 7 of 9, byte 4096: its content does not match" in text
+    assert "6 rows before it are whole" in text
+    assert "python -m multihost.broker.repair" in text
+    text = str(errors.JournalDamaged("/data/journal", 0, 0, "its head is damaged", -1))
+    assert "at row 0, byte 0" in text
+    assert "no row was read yet" in text
 
 
 @pytest.mark.parametrize("kind", [errors.TaskTooLarge, errors.ResultTooLarge])
