@@ -83,7 +83,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as directory:
             signs = [Path(directory) / name for name in ("first", "second")]
             late, seen = pool.apply_async(wait_for, signs[:1]), pool.imap(wait_for, signs)
-            for get in (lambda: late.get(timeout=0.05), lambda: seen.next(timeout=0.05)):
+            gets: list[Callable[[], str]] = [lambda: late.get(timeout=0.05), lambda: seen.next(timeout=0.05)]
+            for get in gets:
                 try:
                     print("   ", get())
                 except TimeoutError:
