@@ -3,14 +3,19 @@
 A task that names none means the cluster that runs it.
 """
 
+import contextlib
 import logging
 import os
+import threading
+import warnings
+import weakref
 from collections.abc import Callable, Iterable
 from multiprocessing.process import current_process
 
 from multihost import enclosing
+from multihost.client.code import Initializer
 from multihost.client.session import Session
-from multihost.errors import SettingsError
+from multihost.errors import ForkedClient, SettingsError
 from multihost.local import LocalCluster
 from multihost.settings import Address, parse_address, read_authkey, read_settings, unknown_variables
 
@@ -27,10 +32,11 @@ _GUARD = """
 
 
 class Membership:
-    """A session with a cluster, and the cluster itself if it is this program's own. ``close`` ends both.
+    """A session with a cluster, and the cluster itself if it is this program's own; shared by all that is derived from
+    one pool or executor. It counts their calls, and ends with the last of them.
 
     Args:
-        what: what the user is making, for the message if he may not.
+        what: what the user is making, for messages.
         limit: how many of the session's tasks run at once; None: as many as there are slots.
         address, authkey, initializer, initargs: as ``Pool`` has them.
         lifetime: how many tasks a process runs before a fresh one takes its place; None: any number.
@@ -47,16 +53,38 @@ class Membership:
         initargs: Iterable[object] = (),
         lifetime: int | None = None,
     ) -> None:
+        self.open = False  # whether calls are accepted; False first, for an __init__ that raises
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         if getattr(current_process(), "_inheriting", False):
             raise RuntimeError(_GUARD.format(what=what))
-        start = None if initializer is None else (initializer, tuple(initargs))
-        settings = read_settings(os.environ)
+        self.limit = limit
+        self._what, self._process = what, os.getpid()
         self._local: LocalCluster | None = None
+        self.session = self._join(address, authkey, (initializer, tuple(initargs)) if initializer else None, lifetime)
+        self.calls = 0  # that have not ended
+        self.changed = threading.Condition()
+        self._closing = False  # whether the session ends with the last call
+        self.open = True
+        # The exit of the interpreter is not its business: there, session and cluster see to themselves.
+        weakref.finalize(self, _close_dropped, self.session, self._local, self._process).atexit = False
+
+    def __del__(self, warn: Callable[..., None] = warnings.warn, getpid: Callable[[], int] = os.getpid) -> None:
+        # The arguments are what the interpreter's exit may have taken from the modules by now.
+        if self.open and self._what == "Pool" and getpid() == self._process:
+            warn(f"unclosed running multihost pool {self!r}", ResourceWarning, source=self)
+
+    def _join(
+        self,
+        address: str | tuple[str, int] | None,
+        authkey: bytes | str | None,
+        start: Initializer | None,
+        lifetime: int | None,
+    ) -> Session:
+        settings = read_settings(os.environ)
+        patience, limit = settings.connect_timeout, self.limit
         if enclosing.door is not None and address is None:  # in a task: the cluster that runs it
-            self.session = Session(None, b"", settings.connect_timeout, limit, start, door=enclosing.door)
-            return
+            return Session(None, b"", patience, limit, start, lifetime, door=enclosing.door)
         for warning in unknown_variables(os.environ):  # a mistyped address would silently mean this machine
             logger.warning(warning)
         where = settings.address if address is None else _parsed(address)
@@ -69,17 +97,77 @@ class Membership:
             limit = None  # its slots are the limit; one on leases would keep batches small
         key = read_authkey(os.environ) if key is None else key
         try:
-            self.session = Session(where, key, settings.connect_timeout, limit, start, lifetime)
+            return Session(where, key, patience, limit, start, lifetime)
         except BaseException:
             if self._local is not None:
                 self._local.close()
             raise
 
+    @property
+    def slots(self) -> int:
+        """How many calls can run at once, as far as is known now; at least 1."""
+        return max(1, min(self.session.slots, self.limit or self.session.slots))
+
+    def begin(self) -> bool:
+        """A call begins, and ``end`` will be called for it; False: no calls are accepted any more."""
+        with self.changed:
+            self.calls += 1
+            return self.open
+
+    def end(self) -> None:
+        """A call has ended."""
+        with self.changed:
+            self.calls -= 1
+            over = self._closing and not self.calls
+            self.changed.notify_all()
+        if over:
+            self.close()
+
+    def close_when_done(self) -> None:
+        """Accept no more calls; end the session with the last of those accepted."""
+        with self.changed:
+            self.open = False
+            self._closing = True
+            over = not self.calls
+        if over:
+            self.close()
+
+    def wait(self) -> None:
+        """Wait until every call has ended.
+
+        Raises: ForkedClient: they end in another process.
+        """
+        self.check_process()
+        with self.changed:
+            self.changed.wait_for(lambda: not self.calls)
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether this process made it, and was not forked from the one that did."""
+        return os.getpid() == self._process
+
+    def check_process(self) -> None:
+        """Raises: ForkedClient: this process was forked from the one that has the session."""
+        if not self.is_mine:
+            raise ForkedClient(self._process, os.getpid())
+
     def close(self) -> None:
         """End the session, cancelling what is left, and take an own cluster down. May be called twice."""
-        self.session.close()
-        if self._local is not None:
-            self._local.close()
+        self.open = False
+        _close(self.session, self._local)
+
+
+def _close(session: Session, local: LocalCluster | None) -> None:
+    session.close()
+    if local is not None:
+        local.close()
+
+
+def _close_dropped(session: Session, local: LocalCluster | None, process: int) -> None:
+    """Nobody has it any more. A thread of its own ends it: garbage is collected at any line, with any lock held."""
+    if os.getpid() == process:
+        with contextlib.suppress(RuntimeError):  # no more threads at the interpreter's exit, which ends it, too
+            threading.Thread(target=_close, args=(session, local), name="multihost-close").start()
 
 
 def _parsed(address: object) -> Address:

@@ -1,14 +1,17 @@
 """``Pool``: ``multiprocessing.Pool`` whose processes are the slots of a cluster's workers."""
 
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from operator import length_hint
 from types import TracebackType
 from typing import Any, TypeVar
 
-from multihost.client.results import AsyncResult, IMapIterator, MapResult
-from multihost.client.session import Prepared
+from multihost.client.feed import Chunks, Singles, Stream, each_alone
+from multihost.client.plan import Plan
+from multihost.client.results import AsyncResult, IMapIterator, MapResult, Window
 from multihost.joining import Membership
+from multihost.options import PLAIN
+from multihost.progress import Progress
 
 T = TypeVar("T")
 
@@ -24,7 +27,7 @@ class Pool:
             None: any number.
         context: taken for compatibility and ignored: the workers start their processes in their own way.
         address: where the master is, ``"host:port"``; None: ``MULTIHOST_ADDRESS``, and where that is not set either,
-            a cluster inside this machine, which ends with the pool.
+            a cluster inside this machine, which ends with the pool. In a task: the cluster that runs it.
         authkey: the master's key; None: ``MULTIHOST_AUTHKEY``, ``MULTIHOST_AUTHKEY_FILE``, or the file that a master
             in the same container volume has made.
     Raises:
@@ -50,13 +53,31 @@ class Pool:
     ) -> None:
         if processes is not None and processes < 1:
             raise ValueError("Number of processes must be at least 1")
-        if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
+        if maxtasksperchild is not None and (not _is_whole(maxtasksperchild) or maxtasksperchild <= 0):
             raise ValueError("maxtasksperchild must be a positive int or None")
         self._member = Membership("Pool", processes, address, authkey, initializer, initargs, maxtasksperchild)
-        self._open = True
-        self._unfinished = 0
-        self._idle = threading.Condition()
-        self._feeding: set[IMapIterator[Any]] = set()  # those whose input is still being read
+        self._options = PLAIN
+        self._feeding: set[Window] = set()  # those whose input is still being read
+
+    def options(self, **changes: object) -> "Pool":
+        """The same pool with other options for the calls made through it.
+
+        It is this pool in all but that: it ends when this one is closed, terminated or left, and the other way round.
+
+        Args:
+            retries: how often a call that raises is made again, after a pause that doubles each time.
+            retry_for: the exceptions after which it is; all, if not given.
+            backoff: seconds before the first retry.
+            timeout: seconds after which the worker stops a call; it then ends in ``TaskTimeout``.
+            priority: of this program's calls that wait, those with a higher one are leased first; 0 if not given.
+            name: what logs, errors and progress bars call it; the function's name if not given.
+            labels: only workers started with all of these run it.
+        Raises: TypeError, ValueError: there is no such option, or it is not what it must be.
+        """
+        derived = object.__new__(type(self))
+        derived.__dict__.update(self.__dict__)
+        derived._options = self._options.but(**changes)
+        return derived
 
     # --- calls -------------------------------------------------------------------------------------------------
 
@@ -73,82 +94,121 @@ class Pool:
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> AsyncResult[T]:
         """As ``apply``, but returns at once. The callbacks run in a thread of the pool and must not block."""
-        self._check_open()
-        result: AsyncResult[T] = AsyncResult(callback, error_callback)
-        self._submit(self._member.session.prepare(func), tuple(args), dict(kwds or {}), result._set)
+        self._check_running()
+        session, options = self._member.session, self._options
+        arguments, keywords = tuple(args), dict(kwds or {})
+        function = session.prepare(func, options)
+        result: AsyncResult[T] = AsyncResult(self._member, callback, error_callback)
+        try:
+            sequence = session.submit(function, arguments, keywords, result._set, options)
+        except BaseException:
+            self._member.end()
+            raise
+        result._cancel = lambda running: bool(session.cancel([sequence], running))
         return result
 
-    def map(self, func: Callable[..., T], iterable: Iterable[object], chunksize: int | None = None) -> list[T]:
+    def map(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        *,
+        progress: bool = False,
+    ) -> list[T]:
         """``[func(item) for item in iterable]``, spread over the workers.
 
-        ``chunksize`` is taken for compatibility: each item is a task of its own, and batches form by themselves.
+        Args:
+            chunksize: how many items travel together and are run one after the other by one process; None: it is
+                found out while the map runs, so that a chunk takes some milliseconds. With the options ``retries``
+                and ``timeout``, which are for one call, each item travels alone.
+            progress: show a bar on standard error. Raises ImportError where tqdm is not installed.
         """
-        return self.map_async(func, iterable, chunksize).get()
+        return self._map(func, iterable, False, chunksize, None, None, progress).get()
 
     def map_async(
         self,
         func: Callable[..., T],
-        iterable: Iterable[object],
+        iterable: Iterable[Any],
         chunksize: int | None = None,
         callback: Callable[[list[T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> MapResult[T]:
         """As ``map``, but returns at once."""
-        return self._map(func, ((item,) for item in iterable), chunksize, callback, error_callback)
+        return self._map(func, iterable, False, chunksize, callback, error_callback, False)
 
     def starmap(
-        self, func: Callable[..., T], iterable: Iterable[Iterable[object]], chunksize: int | None = None
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        *,
+        progress: bool = False,
     ) -> list[T]:
         """As ``map``, with items that are the arguments of a call: ``func(*item)``."""
-        return self.starmap_async(func, iterable, chunksize).get()
+        return self._map(func, iterable, True, chunksize, None, None, progress).get()
 
     def starmap_async(
         self,
         func: Callable[..., T],
-        iterable: Iterable[Iterable[object]],
+        iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
         callback: Callable[[list[T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> MapResult[T]:
         """As ``starmap``, but returns at once."""
-        return self._map(func, map(tuple, iterable), chunksize, callback, error_callback)
+        return self._map(func, iterable, True, chunksize, callback, error_callback, False)
 
-    def imap(self, func: Callable[..., T], iterable: Iterable[object], chunksize: int = 1) -> IMapIterator[T]:
-        """The results one by one, in order. ``iterable`` may be endless: it is read 1,000 items ahead."""
-        return self._imap(func, iterable, chunksize, ordered=True)
+    def imap(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Any],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        progress: bool = False,
+    ) -> IMapIterator[T]:
+        """The results one by one, in order.
 
-    def imap_unordered(self, func: Callable[..., T], iterable: Iterable[object], chunksize: int = 1) -> IMapIterator[T]:
+        ``iterable`` may be endless: it is read as far ahead of the consumer as ``buffersize`` chunks, or if that is
+        None, as 1,000 items and about 16 MiB of arguments and results, but never less than keeps the workers at work.
+        """
+        return self._imap(func, iterable, chunksize, buffersize, True, progress)
+
+    def imap_unordered(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Any],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        progress: bool = False,
+    ) -> IMapIterator[T]:
         """As ``imap``, with the results as they come."""
-        return self._imap(func, iterable, chunksize, ordered=False)
+        return self._imap(func, iterable, chunksize, buffersize, False, progress)
 
     # --- the end -----------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Accept no more calls; those accepted go on."""
-        self._open = False
+        self._member.close_when_done()
 
     def terminate(self) -> None:
         """Cancel what is left. Calls that have no result yet fail with ``ClientClosed``."""
-        self._open = False
-        with self._idle:
-            feeding, self._feeding = self._feeding, set()
-            self._idle.notify_all()
-        for results in feeding:
-            results._stop()
+        for window in list(self._feeding):
+            window.stop()
         self._member.close()
 
     def join(self) -> None:
         """Wait until every call has ended; ``close`` or ``terminate`` comes first."""
-        if self._open:
+        if self._member.open:
             raise ValueError("Pool is still running")
-        with self._idle:
-            for results in self._feeding:
-                results._read_on()
-            self._idle.wait_for(lambda: not self._unfinished and not self._feeding)
+        for window in list(self._feeding):
+            window.read_on()
+        self._member.wait()
         self._member.close()
 
     def __enter__(self) -> "Pool":
-        self._check_open()
+        self._check_running()
         return self
 
     def __exit__(
@@ -156,91 +216,99 @@ class Pool:
     ) -> None:
         self.terminate()
 
+    def __repr__(self) -> str:
+        state = "RUN" if self._member.open else "CLOSE"
+        kind = type(self)
+        return f"<{kind.__module__}.{kind.__qualname__} state={state} pool_size={self._member.slots}>"
+
     def __reduce__(self) -> tuple[object, ...]:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 
     # --- inside ------------------------------------------------------------------------------------------------
 
-    def _check_open(self) -> None:
-        if not self._open:
+    @property
+    def _processes(self) -> int:
+        """How many calls can run at once; other libraries look for it under this name."""
+        return self._member.slots
+
+    def _check_running(self) -> None:
+        if not self._member.open:
             raise ValueError("Pool not running")
-
-    def _submit(
-        self,
-        function: Prepared,
-        args: tuple[object, ...],
-        kwds: dict[str, object],
-        done: Callable[[bool, object], None],
-    ) -> None:
-        with self._idle:
-            self._unfinished += 1
-
-        def ended(success: bool, value: object) -> None:
-            try:
-                done(success, value)
-            finally:
-                with self._idle:
-                    self._unfinished -= 1
-                    if not self._unfinished:
-                        self._idle.notify_all()
-
-        try:
-            self._member.session.submit(function, args, kwds, ended)
-        except BaseException:
-            with self._idle:
-                self._unfinished -= 1
-                self._idle.notify_all()
-            raise
 
     def _map(
         self,
         func: Callable[..., T],
-        calls: Iterable[tuple[object, ...]],
+        iterable: Iterable[Any],
+        star: bool,
         chunksize: int | None,
         callback: Callable[[list[T]], object] | None,
         error_callback: Callable[[BaseException], object] | None,
+        progress: bool,
     ) -> MapResult[T]:
-        self._check_open()
+        self._check_running()
         if chunksize is not None:
             _check_chunksize(chunksize)
-        arguments: Sequence[tuple[object, ...]] = list(calls)
-        result: MapResult[T] = MapResult(len(arguments), callback, error_callback)
-        function = self._member.session.prepare(func)
-        for index, args in enumerate(arguments):
-            self._submit(function, args, {}, partial(result._item, index))
+        items: Sequence[Any] = list(iterable)
+        session, options, limit = self._member.session, self._options, self._member.limit
+        bar = Progress(options.name or _name_of(func), len(items)) if progress else None
+        function = session.prepare(func, options)
+        result: MapResult[T] = MapResult(self._member, len(items), callback, error_callback, bar)
+        if not items:
+            return result
+        feed: Singles | Chunks
+        if each_alone(options) or chunksize == 1:
+            feed = Singles(session, function, items, star, options, result._arrived)
+        else:
+            plan = Plan(len(items), chunksize)
+            feed = Chunks(session, function, items, star, options, result._arrived, plan, limit)
+        result._cancel = feed.cancel
+        try:
+            feed.start()
+        except BaseException:
+            self._member.end()
+            raise
         return result
 
     def _imap(
-        self, func: Callable[..., T], iterable: Iterable[object], chunksize: int, ordered: bool
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Any],
+        chunksize: int,
+        buffersize: int | None,
+        ordered: bool,
+        progress: bool,
     ) -> IMapIterator[T]:
-        self._check_open()
+        self._check_running()
         _check_chunksize(chunksize)
-        results: IMapIterator[T] = IMapIterator(ordered)
+        _check_buffersize(buffersize)
+        session, options, feeding = self._member.session, self._options, self._feeding
+        bar = Progress(options.name or _name_of(func), length_hint(iterable, -1)) if progress else None
+        function = session.prepare(func, options)
+        ahead = None if buffersize is None else buffersize * chunksize
+        window = Window(self._member, ordered, ahead, bar)
+        feeding.add(window)
+        read = partial(feeding.discard, window)
+        Stream(session, function, iterable, options, chunksize, self._member.limit, window, read).start()
+        return IMapIterator(window)
 
-        def feed() -> None:
-            count = 0
-            try:
-                function = self._member.session.prepare(func)
-                for item in iterable:
-                    if not results._wait_for_room(count):
-                        return
-                    self._submit(function, (item,), {}, partial(results._item, count))
-                    count += 1
-            except BaseException as error:
-                results._item(count, False, error)  # the iterable's own exception, in its place
-                count += 1
-            finally:
-                results._ended(count)
-                with self._idle:
-                    self._feeding.discard(results)
-                    self._idle.notify_all()
 
-        with self._idle:
-            self._feeding.add(results)
-        threading.Thread(target=feed, name="multihost-imap", daemon=True).start()
-        return results
+def _name_of(func: Callable[..., object]) -> str:
+    return getattr(func, "__name__", None) or type(func).__name__
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int)
 
 
 def _check_chunksize(chunksize: int) -> None:
     if chunksize < 1:
         raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
+
+
+def _check_buffersize(buffersize: object) -> None:
+    if buffersize is None:
+        return
+    if not isinstance(buffersize, int):
+        raise TypeError("buffersize must be an integer or None")
+    if buffersize < 1:
+        raise ValueError("buffersize must be None or > 0")

@@ -2,14 +2,36 @@
 
 import collections
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from multiprocessing import TimeoutError
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 T = TypeVar("T")
 
-# How far imap reads ahead of its consumer, in items.
-_IMAP_AHEAD = 1000
+# How far imap reads ahead of its consumer: items, and about how many bytes their arguments and results may have.
+_ITEMS_AHEAD = 1000
+_BYTES_AHEAD = 16 * 1024 * 1024
+# While no result has come, nobody knows how large they are.
+_ITEMS_AHEAD_UNKNOWN = 64
+
+
+class Calls(Protocol):
+    """The pool, as its results see it: it lives as long as they are under way."""
+
+    def begin(self) -> bool: ...
+
+    def end(self) -> None: ...
+
+    def check_process(self) -> None: ...
+
+
+class Bar(Protocol):
+    """What shows how far a call has come."""
+
+    def advance(self, done: int, failed: int) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class AsyncResult(Generic[T]):
@@ -17,13 +39,17 @@ class AsyncResult(Generic[T]):
 
     def __init__(
         self,
+        pool: Calls,
         callback: Callable[[T], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> None:
+        self._pool: Calls | None = pool  # until the call has ended: a pool with calls under way is not dropped
         self._event = threading.Event()
         self._success = False
         self._value: Any = None
         self._callback, self._error_callback = callback, error_callback
+        self._cancel: Callable[[bool], bool] | None = None  # cancels the call, with True even when it runs
+        pool.begin()
 
     def ready(self) -> bool:
         """Whether the call has ended."""
@@ -39,30 +65,51 @@ class AsyncResult(Generic[T]):
         return self._success
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until the call has ended, or ``timeout`` seconds are over."""
+        """Wait until the call has ended, or ``timeout`` seconds are over.
+
+        Raises: ForkedClient: this process was forked from the one that made the pool; the outcome comes there.
+        """
+        pool = self._pool
+        if pool is not None and not self.ready():
+            pool.check_process()
         self._event.wait(timeout)
 
     def get(self, timeout: float | None = None) -> T:
         """The result; waits for it.
 
         Raises: multiprocessing.TimeoutError after ``timeout`` seconds; the call's own exception, with the traceback
-            from the worker as its ``__cause__``.
+            from the worker as its ``__cause__``; ``CancelledError`` if it was cancelled.
         """
-        self._event.wait(timeout)
+        self.wait(timeout)
         if not self.ready():
             raise TimeoutError
         if self._success:
             return self._value  # type: ignore[no-any-return]
-        raise self._value
+        try:
+            raise self._value
+        finally:
+            del self  # the exception's traceback has this frame, and shall not keep the exception alive
+
+    def cancel(self) -> bool:
+        """Cancel what no worker has begun yet; whether anything was. Beyond the standard library."""
+        return not self.ready() and self._cancel is not None and self._cancel(False)
+
+    def terminate(self) -> bool:
+        """Cancel the call, and stop it if it runs; whether anything was cancelled. Beyond the standard library."""
+        return not self.ready() and self._cancel is not None and self._cancel(True)
 
     def _set(self, success: bool, value: object) -> None:
         self._success, self._value = success, value
         callback = self._callback if success else self._error_callback
+        pool, self._pool = self._pool, None
+        self._callback = self._error_callback = self._cancel = None  # and with them what they hold
         try:
             if callback is not None:
                 callback(value)  # type: ignore[arg-type]
         finally:
             self._event.set()
+            if pool is not None:
+                pool.end()
 
 
 class MapResult(AsyncResult[list[T]]):
@@ -70,43 +117,196 @@ class MapResult(AsyncResult[list[T]]):
 
     def __init__(
         self,
+        pool: Calls,
         length: int,
-        callback: Callable[[list[T]], object] | None,
-        error_callback: Callable[[BaseException], object] | None,
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        bar: Bar | None = None,
     ) -> None:
-        super().__init__(callback, error_callback)
+        super().__init__(pool, callback, error_callback)
         self._results: list[Any] = [None] * length
         self._missing = length
         self._failure: object = None
         self._lock = threading.Lock()
+        self._bar = bar
         if not length:
-            self._set(True, [])
+            self._finish()
 
-    def _item(self, index: int, success: bool, value: object) -> None:
+    def _arrived(self, index: int, outcomes: list[tuple[bool, object]]) -> None:
+        """The outcomes of some items, from the one at ``index`` on."""
         with self._lock:
-            if success:
-                self._results[index] = value
-            elif self._failure is None:
-                self._failure = value
-            self._missing -= 1
+            self._results[index : index + len(outcomes)] = [value for _, value in outcomes]
+            failures = [value for success, value in outcomes if not success]
+            if failures and self._failure is None:
+                self._failure = failures[0]
+            self._missing -= len(outcomes)
             last = not self._missing
+        if self._bar is not None:
+            self._bar.advance(len(outcomes), len(failures))
         if last:
-            self._set(*((True, self._results) if self._failure is None else (False, self._failure)))
+            self._finish()
+
+    def _finish(self) -> None:
+        results, self._results = self._results, []
+        if self._bar is not None:
+            self._bar.close()
+        if self._failure is None:
+            self._set(True, results)
+        else:
+            self._set(False, self._failure)
+
+
+class Window:
+    """What is between the input and the consumer of an ``imap``: how far to read ahead, and results that wait.
+
+    Args:
+        ordered: whether results come in the order of the input, or as they arrive.
+        buffersize: how many items may be read ahead, at most; None: as ``imap`` says.
+    """
+
+    def __init__(self, pool: Calls, ordered: bool, buffersize: int | None = None, bar: Bar | None = None) -> None:
+        self._pool: Calls | None = pool  # until every call has ended
+        self._ordered, self._buffersize, self._bar = ordered, buffersize, bar
+        self._condition = threading.Condition()
+        self._arrived: collections.deque[tuple[bool, Any, int]] = collections.deque()  # in the order of delivery
+        self._early: dict[int, tuple[bool, Any, int]] = {}  # results that wait for one before them
+        self._next = 0  # the index to arrive next, if ordered
+        self._submitted = self._received = self._taken = 0
+        self._waiting_bytes = 0  # of the results that have arrived and were not taken
+        self._result_bytes: float | None = None  # of one result; None: none has come
+        self._argument_bytes = 0.0  # of one item
+        self._length: int | None = None  # of the input, once it has ended
+        self._joined = self._stopped = self._abandoned = False
+        pool.begin()
+
+    # --- the consumer ------------------------------------------------------------------------------------------
+
+    def take(self, timeout: float | None) -> tuple[bool, Any]:
+        """The next outcome. Raises: StopIteration; multiprocessing.TimeoutError."""
+        with self._condition:
+            if self._pool is not None and not self._arrived:
+                self._pool.check_process()
+            self._condition.wait_for(lambda: self._arrived or self._taken == self._length, timeout)
+            if not self._arrived:
+                if self._taken == self._length:
+                    raise StopIteration
+                raise TimeoutError
+            success, value, size_bytes = self._arrived.popleft()
+            self._taken += 1
+            self._waiting_bytes -= size_bytes
+            self._condition.notify_all()
+        return success, value
+
+    def abandon(self) -> None:
+        """Nobody will take the results any more; the calls go on, as the standard library's do."""
+        self._abandoned = True
+        with self._condition:
+            self._forget()
+
+    # --- those who bring results -------------------------------------------------------------------------------
+
+    def arrived(self, index: int, outcomes: list[tuple[bool, object]], size_bytes: int) -> None:
+        """The outcomes of some items, from the one at ``index`` on, and their size in all."""
+        each = size_bytes // len(outcomes)
+        failed = sum(not success for success, _ in outcomes)
+        with self._condition:
+            if size_bytes:
+                known = self._result_bytes
+                self._result_bytes = float(each) if known is None else (known + each) / 2
+            self._received += len(outcomes)
+            self._waiting_bytes += each * len(outcomes)
+            rows = [(success, value, each) for success, value in outcomes]
+            if self._ordered:
+                self._early.update(enumerate(rows, index))
+                while self._next in self._early:
+                    self._arrived.append(self._early.pop(self._next))
+                    self._next += 1
+            else:
+                self._arrived.extend(rows)
+            if self._abandoned:
+                self._forget()
+            self._condition.notify_all()
+        if self._bar is not None:
+            self._bar.advance(len(outcomes), failed)
+        self._end_if_over()
+
+    def _forget(self) -> None:
+        self._taken += len(self._arrived)
+        self._waiting_bytes -= sum(size_bytes for _, _, size_bytes in self._arrived)
+        self._arrived.clear()
+        self._condition.notify_all()
+
+    def _end_if_over(self) -> None:
+        with self._condition:
+            if self._received != self._length:
+                return
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            if self._bar is not None:
+                self._bar.close()
+            pool.end()
+
+    # --- who reads the input -----------------------------------------------------------------------------------
+
+    def wait_for_room(self, slots: int, items: int) -> bool:
+        """Wait until so many more items may be read and submitted; False: not any more."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._stopped or self._has_room(slots, items))
+            return not self._stopped
+
+    def submits(self, items: int, argument_bytes: int | None) -> int:
+        """So many items are submitted now, of about so many bytes each if that is known; the index of the first."""
+        with self._condition:
+            if argument_bytes is not None:
+                self._argument_bytes = max(self._argument_bytes / 2, argument_bytes)
+            first = self._submitted
+            self._submitted += items
+            return first
+
+    def ended(self) -> None:
+        """The input has ended, or is read no further."""
+        with self._condition:
+            self._length = self._submitted
+            self._condition.notify_all()
+        self._end_if_over()
+
+    def _has_room(self, slots: int, items: int) -> bool:
+        ahead = self._submitted - self._taken + items
+        if self._buffersize is not None:
+            return ahead <= self._buffersize
+        if self._joined or ahead <= 2 * slots * items:  # what keeps the workers at work, however large it is
+            return True
+        if self._result_bytes is None:
+            return ahead <= _ITEMS_AHEAD_UNKNOWN
+        under_way = self._submitted - self._received + items
+        size_bytes = self._waiting_bytes + under_way * (self._result_bytes + self._argument_bytes)
+        return ahead <= _ITEMS_AHEAD and size_bytes <= _BYTES_AHEAD
+
+    # --- the pool ----------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Read no further."""
+        with self._condition:
+            self._stopped = True
+            self._condition.notify_all()
+
+    def read_on(self) -> None:
+        """Read all of the input, wherever the consumer is: who joins the pool does not consume meanwhile.
+
+        With a ``buffersize`` that would be more than the user allows, so it is then read no further.
+        """
+        with self._condition:
+            self._joined = True
+            self._stopped = self._stopped or self._buffersize is not None
+            self._condition.notify_all()
 
 
 class IMapIterator(Iterator[T]):
     """The results of ``imap`` as they come, in the order of the input or in that of their arrival."""
 
-    def __init__(self, ordered: bool) -> None:
-        self._ordered = ordered
-        self._condition = threading.Condition()
-        self._arrived: collections.deque[tuple[bool, Any]] = collections.deque()
-        self._early: dict[int, tuple[bool, Any]] = {}  # results that wait for one before them
-        self._next = 0  # the index to arrive next, if ordered
-        self._taken = 0
-        self._length: int | None = None  # of the input, once it has ended
-        self._ahead: float = _IMAP_AHEAD
-        self._stopped = False
+    def __init__(self, window: Window) -> None:
+        self._window = window
+        weakref.finalize(self, window.abandon).atexit = False
 
     def __iter__(self) -> "IMapIterator[T]":
         return self
@@ -117,50 +317,9 @@ class IMapIterator(Iterator[T]):
         Raises: StopIteration after the last; multiprocessing.TimeoutError after ``timeout`` seconds; a call's own
             exception, after which the next results can still be had.
         """
-        with self._condition:
-            self._condition.wait_for(lambda: self._arrived or self._taken == self._length, timeout)
-            if not self._arrived:
-                if self._taken == self._length:
-                    raise StopIteration
-                raise TimeoutError
-            success, value = self._arrived.popleft()
-            self._taken += 1
-            self._condition.notify_all()
+        success, value = self._window.take(timeout)
         if success:
             return value  # type: ignore[no-any-return]
         raise value
 
     __next__ = next
-
-    def _item(self, index: int, success: bool, value: object) -> None:
-        with self._condition:
-            if self._ordered:
-                self._early[index] = success, value
-                while self._next in self._early:
-                    self._arrived.append(self._early.pop(self._next))
-                    self._next += 1
-            else:
-                self._arrived.append((success, value))
-            self._condition.notify_all()
-
-    def _ended(self, length: int) -> None:
-        with self._condition:
-            self._length = length
-            self._condition.notify_all()
-
-    def _stop(self) -> None:
-        with self._condition:
-            self._stopped = True
-            self._condition.notify_all()
-
-    def _read_on(self) -> None:
-        """Read all of the input, wherever the consumer is: who joins the pool does not consume meanwhile."""
-        with self._condition:
-            self._ahead = float("inf")
-            self._condition.notify_all()
-
-    def _wait_for_room(self, submitted: int) -> bool:
-        """Wait until the consumer has come near enough; False if there is none any more."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._stopped or submitted - self._taken < self._ahead)
-            return not self._stopped

@@ -1,0 +1,104 @@
+"""How the items of a map are cut into chunks, so that nobody has to choose a size. Knows no session, lock or clock.
+
+Single items come first. Once it is known how long they take, a chunk is a few milliseconds of work: large enough to
+hide what a task costs, small enough that all slots end at the same time and that a new worker finds something to do.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+# More hides more of what a chunk costs (some 0.3 ms in client, master and worker); less balances better.
+_CHUNK_SECONDS = 0.005
+_MAX_ITEMS = 4096
+_MAX_BYTES = 1024 * 1024
+# While nothing is measured: enough to see how long an item takes, few enough that most are left to go in chunks.
+_PROBES = 2
+# Chunks under way for each slot: one runs, the others hide the way from client to worker and back.
+_AHEAD = 4
+# Single items under way, when they are so long that chunks are of no use: a worker that joins finds work.
+_SINGLES = 1000
+_MAX_BYTES_AHEAD = 64 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Plan:
+    """What of a map of ``length`` items is still to be submitted, and in which pieces.
+
+    Args:
+        chunksize: the size that the user chose; such a map is submitted without waiting. None: find it out.
+    """
+
+    length: int
+    chunksize: int | None = None
+    outstanding: int = 0  # chunks that were taken and have not ended
+    patient: bool = True  # whether the first items may still turn out to be short
+    _next: int = 0
+    _seconds: float | None = None  # that an item takes on a worker
+    _bytes: float = 0.0  # of an item, or of its result if that is larger
+
+    @property
+    def left(self) -> int:
+        """How many items were not taken yet."""
+        return self.length - self._next
+
+    @property
+    def measured(self) -> bool:
+        return self._seconds is not None
+
+    def take(self, slots: int, size_of: Callable[[int], int]) -> range | None:
+        """The indices of the next chunk; None: none is left, or enough are under way.
+
+        Args:
+            slots: how many calls can run at once.
+            size_of: about how many bytes the item at an index has; asked once for a chunk of several.
+        """
+        slots = max(1, slots)
+        size = self._size(slots)
+        if not self.left or self.outstanding >= self._window(size, slots):
+            return None
+        if self.chunksize is None and (size > 1 or (not self._bytes and self.outstanding >= _AHEAD * slots)):
+            self._bytes = max(self._bytes, size_of(self._next + size - 1))
+            size = min(size, self._within_bytes())
+        chunk = range(self._next, self._next + size)
+        self._next, self.outstanding = chunk.stop, self.outstanding + 1
+        return chunk
+
+    def part(self, items: int, seconds: float, size_bytes: int) -> None:
+        """So many items took so long; their results have so many bytes. 0 seconds: they did not run."""
+        if not items or seconds <= 0:
+            return
+        last = seconds / items
+        self._seconds = last if self._seconds is None else (self._seconds + last) / 2
+        self._bytes = max(size_bytes / items, self._bytes)
+
+    def ended(self) -> None:
+        """All items of a chunk have their outcome."""
+        self.outstanding -= 1
+
+    def stop(self) -> range:
+        """Take no more; the indices of the items that are left."""
+        rest = range(self._next, self.length)
+        self._next = self.length
+        return rest
+
+    def _size(self, slots: int) -> int:
+        if self.chunksize is not None:
+            return min(self.chunksize, self.left)
+        if self._seconds is None:
+            return min(1, self.left)
+        by_time = int(_CHUNK_SECONDS / self._seconds)
+        shares = self.left // (2 * slots)  # smaller and smaller pieces at the end: all slots end together
+        return min(self.left, max(1, min(by_time, shares, _MAX_ITEMS, self._within_bytes())))
+
+    def _within_bytes(self) -> int:
+        return max(1, int(_MAX_BYTES / self._bytes)) if self._bytes else _MAX_ITEMS
+
+    def _window(self, size: int, slots: int) -> float:
+        if self.chunksize is not None:
+            return float("inf")
+        if self._seconds is None and self.patient:
+            return _PROBES * slots
+        few = _AHEAD * slots
+        if size > 1:
+            return few
+        return max(few, min(_SINGLES, _MAX_BYTES_AHEAD / self._bytes if self._bytes else _SINGLES))
