@@ -10,7 +10,6 @@ from typing import Any
 from joblib import register_parallel_backend
 from joblib.parallel import AutoBatchingMixin, FallbackToBackend, ParallelBackendBase, SequentialBackend
 
-from multihost.client.monitor import ask_statistics
 from multihost.pool import Pool
 
 Outcome = tuple[bool, Any]  # whether it succeeded, and the results of a batch or its exception
@@ -100,9 +99,7 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  # 
             self._pool_of(self._processes)
 
     def _slots(self) -> int:
-        session = (self._pool or self._pool_of(None))._member.session
-        workers = ask_statistics(session.address, session._authkey)["workers"]
-        return sum(worker["slots"] for worker in workers)
+        return (self._pool or self._pool_of(None))._member.session.slots
 
     def _pool_of(self, processes: int | None) -> Pool:
         if self._pool is None or self._processes != processes:

@@ -126,6 +126,7 @@ def test_results_can_be_had_one_by_one(backend: str) -> None:
             assert sorted(results) == [n * n for n in range(50)]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # joblib's, of results that nobody took
 def test_a_generator_that_is_dropped_ends_its_session(shared_cluster: Cluster, backend: str) -> None:
     with joblib.parallel_config(backend):
         results = joblib.Parallel(return_as="generator")(joblib.delayed(square)(n) for n in range(50))
