@@ -135,9 +135,11 @@ class Membership:
     def wait(self) -> None:
         """Wait until every call has ended.
 
-        Raises: ForkedClient: they end in another process.
+        Raises: ForkedClient: they end in another process; RuntimeError: this is a callback of one of them.
         """
         self.check_process()
+        if threading.current_thread() is self.session._receiver:
+            raise RuntimeError("a callback cannot wait for the calls that wait for it")
         with self.changed:
             self.changed.wait_for(lambda: not self.calls)
 
