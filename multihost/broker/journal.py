@@ -133,18 +133,18 @@ class DiskJournal:
         self._path, self._new_path = directory / "journal", directory / "journal.new"
         self._durable = sync == "full"
         self._gathered: list[Record] = []
-        self._replayed = False
-        self._directory_changed = False  # whether a change of a name may not be on the disk
+        self._replayed = self._closed = False
+        # Whether a change of a name may not be on the disk: one of the process before this may not.
+        self._directory_changed = True
         self._compaction: Generator[None] | None = None
         self._floor = _LEAST_BYTES
         self._lock = lock(directory)
         try:
             self._rows = self._open(version, migrations)
-        except OSError as error:
+        except BaseException as error:
             os.close(self._lock)
-            raise refusal(directory, error) from error
-        except JournalError:
-            os.close(self._lock)
+            if isinstance(error, OSError):
+                raise refusal(directory, error) from error
             raise
 
     # --- what the service calls --------------------------------------------------------------------------------
@@ -152,6 +152,7 @@ class DiskJournal:
     def replay(self) -> Iterator[list[Record]]:
         try:
             yield from _replay(self._rows)
+            self._sync_directory()
         except OSError as error:
             raise _full(self._path, error) from error
         self._replayed = True
@@ -162,7 +163,7 @@ class DiskJournal:
     def commit(self) -> None:
         if not self._gathered:
             return
-        self._check_replayed()
+        self._check_writable()
         content = encode(self._gathered)
         try:
             self._sync_directory()
@@ -178,13 +179,15 @@ class DiskJournal:
         return self._rows.last.end > max(self._floor, 2 * self._rows.compacted)
 
     def compact(self, snapshot: Iterable[list[Record]]) -> Iterator[None]:
-        self._check_replayed()
+        self._check_writable()
         self.commit()
         self._give_up_compaction()
         self._compaction = self._compact(snapshot, self._rows.last)
         return self._compaction
 
     def close(self) -> None:
+        if self._closed:
+            return
         self._give_up_compaction()
         try:
             if self._replayed:  # otherwise nothing was written, and what is there is to stay as it is
@@ -194,12 +197,13 @@ class DiskJournal:
         except OSError as error:
             raise _full(self._path, error) from error
         finally:
+            self._closed = True
             self._rows.close()
             os.close(self._lock)
 
-    def _check_replayed(self) -> None:
-        if not self._replayed:
-            raise RuntimeError("the journal is replayed to its end before it is written")
+    def _check_writable(self) -> None:
+        if self._closed or not self._replayed:
+            raise RuntimeError("the journal is closed, or was not replayed to its end; it cannot be written")
 
     # --- compaction --------------------------------------------------------------------------------------------
 
@@ -253,14 +257,15 @@ class DiskJournal:
         rows = RowFile.open(self._path)
         try:
             self._check_version(rows.version, version, migrations)
-            if rows.version < version:
-                self._migrate(rows, version, migrations)
-                rows.close()
-                return self._rows
+            if rows.version == version:
+                return rows
+            self._migrate(rows, version, migrations)
         except BaseException:
             rows.close()
             raise
-        return rows
+        rows.close()
+        self._rows.close()
+        return RowFile.open(self._path)  # to be read from its first row
 
     def _check_version(self, found: int, version: int, migrations: Mapping[int, Migration]) -> None:
         if found > version:
@@ -341,7 +346,8 @@ def refusal(directory: Path, error: OSError) -> JournalError:
     path = Path(error.filename or directory)
     match error.errno:
         case errno.ENOENT:
-            reason = "there is no such directory; make it, or mount the volume that it is on"
+            there = directory.exists()
+            reason = f"there is no {path}" if there else "there is no such directory; make it, or mount its volume"
         case errno.ENOTDIR:
             reason = "it is not a directory"
         case errno.EROFS:

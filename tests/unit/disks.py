@@ -64,7 +64,8 @@ def _sectors(begin: int, end: int) -> list[tuple[int, int]]:
 class Disk:
     """``os``, with a count of the calls that change something, and with something that happens at one of them."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seed: int = 0, found: Path | None = None) -> None:
+        """An empty disk, or one with what is in the directory ``found``."""
         for module in (journal, rowfile, repair):
             monkeypatch.setattr(module, "os", self)
         self.calls = 0
@@ -74,8 +75,9 @@ class Disk:
         self._dead = False
         self._random = random.Random(seed)
         self._files: dict[int, _Content] = {}  # by open file
-        self._names: dict[str, _Content] = {}
-        self._durable_names: dict[str, _Content] = {}
+        files = found.iterdir() if found else ()
+        self._names = {str(path): _Content(bytearray(path.read_bytes())) for path in files}
+        self._durable_names = self._names
         self._pending_names: list[dict[str, _Content]] = []
 
     def __getattr__(self, name: str) -> object:
@@ -100,10 +102,10 @@ class Disk:
 
     def pwritev(self, file: int, parts: Sequence[Buffer], offset: int) -> int:
         data = b"".join(parts)
-        part = self._random.randrange(len(data) + 1)
-        if offset + len(data) <= SECTOR:
-            part = self._random.choice([0, len(data)])  # the first sector is written whole or not at all
-        self._call(lambda: self._write(file, data[:part], offset))
+        first_sector = offset + len(data) <= SECTOR  # is written whole or not at all
+        crashed = len(data) * self._random.randrange(2) if first_sector else self._random.randrange(len(data) + 1)
+        failed = 0 if first_sector else self._random.randrange(len(data))  # as by a write cut short, and another
+        self._call(lambda: self._write(file, data[:crashed], offset), lambda: self._write(file, data[:failed], offset))
         return self._write(file, data, offset)
 
     def pwrite(self, file: int, data: bytes, offset: int) -> int:
@@ -145,16 +147,17 @@ class Disk:
         self._names = {name: content for name, content in self._names.items() if name != str(path)}
         self._pending_names.append(self._names)
 
-    def _call(self, partly: Callable[[], object] = lambda: None) -> None:
+    def _call(self, crash: Callable[[], object] = lambda: None, fail: Callable[[], object] = lambda: None) -> None:
+        """Count a call; ``crash`` and ``fail`` do what it still does when it goes wrong."""
         if self._dead:
             raise Crashed
         self.calls += 1
         if self.calls == self.crash_at:
-            partly()
+            crash()
             self.die()
             raise Crashed
         if self.calls in self.fail_at:
-            partly()
+            fail()
             raise OSError(self.error, os.strerror(self.error))
 
     # --- the end -----------------------------------------------------------------------------------------------
@@ -165,6 +168,11 @@ class Disk:
         for file in self._files:
             with contextlib.suppress(OSError):
                 os.close(file)
+        self._files.clear()
+
+    def revive(self) -> None:
+        """Start another process on the same machine."""
+        self._dead, self.crash_at = False, None
 
     def after_power_cut(self, directory: Path, seed: int) -> None:
         """Put into ``directory`` what the machine finds when it is started again."""
