@@ -98,7 +98,7 @@ class Executor(futures.Executor):
     Args:
         max_workers: at most so many of this executor's calls run at once; None: as many as the cluster has slots.
         mp_context: taken for compatibility and ignored: the workers start their processes in their own way.
-        initializer, initargs, address, authkey: as ``Pool`` has them.
+        initializer, initargs, address, authkey, task_output: as ``Pool`` has them.
         max_tasks_per_child: as the ``maxtasksperchild`` of ``Pool``.
     Raises: as ``Pool`` does.
 
@@ -116,6 +116,7 @@ class Executor(futures.Executor):
         max_tasks_per_child: int | None = None,
         address: str | tuple[str, int] | None = None,
         authkey: bytes | str | None = None,
+        task_output: bool | None = None,
     ) -> None:
         if max_workers is not None and max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
@@ -124,7 +125,9 @@ class Executor(futures.Executor):
                 raise TypeError("max_tasks_per_child must be an integer")
             if max_tasks_per_child <= 0:
                 raise ValueError("max_tasks_per_child must be >= 1")
-        self._member = Membership("Executor", max_workers, address, authkey, initializer, initargs, max_tasks_per_child)
+        self._member = Membership(
+            "Executor", max_workers, address, authkey, initializer, initargs, max_tasks_per_child, task_output
+        )
         self._options = PLAIN
         self._pending: set[Future[Any]] = set()
         self._at_exit = partial(_finish, weakref.ref(self._member))

@@ -14,6 +14,7 @@ from multiprocessing.process import current_process
 
 from multihost import enclosing
 from multihost.client.code import Initializer
+from multihost.client.output import standard
 from multihost.client.session import Session
 from multihost.errors import ForkedClient, SettingsError
 from multihost.local import LocalCluster
@@ -38,7 +39,7 @@ class Membership:
     Args:
         what: what the user is making, for messages.
         limit: how many of the session's tasks run at once; None: as many as there are slots.
-        address, authkey, initializer, initargs: as ``Pool`` has them.
+        address, authkey, initializer, initargs, task_output: as ``Pool`` has them.
         lifetime: how many tasks a process runs before a fresh one takes its place; None: any number.
     Raises: as ``Pool`` does.
     """
@@ -52,6 +53,7 @@ class Membership:
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[object] = (),
         lifetime: int | None = None,
+        task_output: bool | None = None,
     ) -> None:
         self.open = False  # whether calls are accepted; False first, for an __init__ that raises
         if initializer is not None and not callable(initializer):
@@ -61,7 +63,8 @@ class Membership:
         self.limit = limit
         self._what, self._process = what, os.getpid()
         self._local: LocalCluster | None = None
-        self.session = self._join(address, authkey, (initializer, tuple(initargs)) if initializer else None, lifetime)
+        start = (initializer, tuple(initargs)) if initializer else None
+        self.session = self._join(address, authkey, start, lifetime, task_output)
         self.calls = 0  # that have not ended
         self.changed = threading.Condition()
         self._closing = False  # whether the session ends with the last call
@@ -80,11 +83,14 @@ class Membership:
         authkey: bytes | str | None,
         start: Initializer | None,
         lifetime: int | None,
+        task_output: bool | None,
     ) -> Session:
         settings = read_settings(os.environ)
         patience, limit = settings.connect_timeout, self.limit
+        shown = settings.task_output == "show" if task_output is None else task_output
+        show = standard().show if shown else None
         if enclosing.door is not None and address is None:  # in a task: the cluster that runs it
-            return Session(None, b"", patience, limit, start, lifetime, door=enclosing.door)
+            return Session(None, b"", patience, limit, start, lifetime, enclosing.door, show)
         for warning in unknown_variables(os.environ):  # a mistyped address would silently mean this machine
             logger.warning(warning)
         where = settings.address if address is None else _parsed(address)
@@ -95,9 +101,10 @@ class Membership:
             self._local = LocalCluster(limit)
             where, key = self._local.address, self._local.authkey
             limit = None  # its slots are the limit; one on leases would keep batches small
+            show = None  # its tasks print where this program does
         key = read_authkey(os.environ) if key is None else key
         try:
-            return Session(where, key, patience, limit, start, lifetime)
+            return Session(where, key, patience, limit, start, lifetime, show=show)
         except BaseException:
             if self._local is not None:
                 self._local.close()

@@ -30,6 +30,8 @@ class Pool:
             a cluster inside this machine, which ends with the pool. In a task: the cluster that runs it.
         authkey: the master's key; None: ``MULTIHOST_AUTHKEY``, ``MULTIHOST_AUTHKEY_FILE``, or the file that a master
             in the same container volume has made.
+        task_output: whether what the tasks print is shown on this program's standard error; None: as
+            ``MULTIHOST_TASK_OUTPUT`` says. A cluster inside this machine prints where this program does.
     Raises:
         ValueError, TypeError: as ``multiprocessing.Pool`` raises them.
         SettingsError: an argument or a variable is wrong or missing.
@@ -50,12 +52,15 @@ class Pool:
         *,
         address: str | tuple[str, int] | None = None,
         authkey: bytes | str | None = None,
+        task_output: bool | None = None,
     ) -> None:
         if processes is not None and processes < 1:
             raise ValueError("Number of processes must be at least 1")
         if maxtasksperchild is not None and (not _is_whole(maxtasksperchild) or maxtasksperchild <= 0):
             raise ValueError("maxtasksperchild must be a positive int or None")
-        self._member = Membership("Pool", processes, address, authkey, initializer, initargs, maxtasksperchild)
+        self._member = Membership(
+            "Pool", processes, address, authkey, initializer, initargs, maxtasksperchild, task_output
+        )
         self._options = PLAIN
         self._feeding: set[Window] = set()  # those whose input is still being read
 

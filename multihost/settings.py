@@ -26,6 +26,7 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LOG_FORMATS = ("text", "json")
 MEMORY = "memory"  # a journal that keeps nothing
 JOURNAL_SYNCS = ("normal", "full")
+TASK_OUTPUTS = ("show", "hide")
 # Read by docker-compose.yml and the scripts, not by Python.
 COMPOSE_VARIABLES = ("MULTIHOST_LOGS", "MULTIHOST_PUBLISH")
 
@@ -80,6 +81,7 @@ class Settings:
     # normal: what was acknowledged survives the end of the master, however it ends. full: a power cut, too, for one
     # write through to the disk in each turn of the event loop.
     journal_sync: str = "normal"
+    task_output: str = "show"  # what tasks print: at the client, or hidden
 
 
 VARIABLES: dict[str, str] = {
@@ -98,6 +100,7 @@ VARIABLES: dict[str, str] = {
     "MULTIHOST_QUEUE_SIZE": "queue_size",
     "MULTIHOST_SESSION_TIMEOUT": "session_timeout",
     "MULTIHOST_SLOTS": "slots",
+    "MULTIHOST_TASK_OUTPUT": "task_output",
 }
 
 
@@ -126,6 +129,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         queue_size=read("MULTIHOST_QUEUE_SIZE", _whole(0), plain.queue_size),
         journal=read("MULTIHOST_JOURNAL", _text, plain.journal),
         journal_sync=read("MULTIHOST_JOURNAL_SYNC", _choice(JOURNAL_SYNCS, str.lower), plain.journal_sync),
+        task_output=read("MULTIHOST_TASK_OUTPUT", _choice(TASK_OUTPUTS, str.lower), plain.task_output),
     )
 
 

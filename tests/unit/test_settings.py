@@ -40,6 +40,7 @@ GOOD: dict[str, tuple[str, str, object]] = {
     "MULTIHOST_QUEUE_SIZE": ("queue_size", "0", 0),
     "MULTIHOST_SESSION_TIMEOUT": ("session_timeout", "1e3", 1000.0),
     "MULTIHOST_SLOTS": ("slots", "3", 3),
+    "MULTIHOST_TASK_OUTPUT": ("task_output", "Hide", "hide"),
 }
 SECONDS = (
     "MULTIHOST_CONNECT_TIMEOUT",
@@ -55,6 +56,7 @@ BAD: list[tuple[str, str, str]] = [
     ("MULTIHOST_LOG_LEVEL", "loud", "one of DEBUG, INFO, WARNING, ERROR, CRITICAL"),
     ("MULTIHOST_JOURNAL_SYNC", "off", "one of normal, full"),
     ("MULTIHOST_LOG_FORMAT", "xml", "one of text, json"),
+    ("MULTIHOST_TASK_OUTPUT", "no", "one of show, hide"),
     ("MULTIHOST_ADDRESS", "master:http", "host:port, such as 192.0.2.10:5000"),
 ]
 
