@@ -250,6 +250,9 @@ class DiskJournal:
     # --- files -------------------------------------------------------------------------------------------------
 
     def _open(self, version: int, migrations: Mapping[int, Migration]) -> RowFile:
+        directory = self._path.parent
+        if not os.access(directory, os.W_OK, effective_ids=True):  # a compaction would fail, and much later
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))
         if not self._path.exists():
             self._install(self._create(version))
             return self._rows
@@ -323,16 +326,13 @@ def lock(directory: Path) -> int:
 
     Raises: JournalLocked, JournalUnusable, JournalFull.
     """
-    file = -1
     try:
-        if not os.access(directory, os.W_OK | os.X_OK):
-            os.scandir(directory).close()  # the more exact error, if it is not there
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))
         file = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise refusal(directory, error) from error
+    try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if file < 0:
-            raise refusal(directory, error) from error
         holder = os.pread(file, _HOLDER_BYTES, 0).decode(errors="replace").strip() or "it does not say which"
         os.close(file)
         raise JournalLocked(str(directory), holder) from error
@@ -353,8 +353,8 @@ def refusal(directory: Path, error: OSError) -> JournalError:
         case errno.EROFS:
             reason = "its file system is read-only"
         case errno.EACCES | errno.EPERM:
-            owner = path.stat().st_uid if os.access(path.parent, os.X_OK) else "another"
-            reason = f"user {os.geteuid()} may not write {path}, which belongs to user {owner}"
+            place = path if path.exists() else directory  # a file that may not be made is its directory's matter
+            reason = f"user {os.geteuid()} may not write {place}, which belongs to user {place.stat().st_uid}"
         case number if number in _FULL:
             return _full(directory / "journal", error)
         case _:

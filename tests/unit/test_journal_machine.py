@@ -26,6 +26,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(journal, "_STEP_BYTES", 700)
         self.root = Path(tempfile.mkdtemp())
+        self.disk = Disk(self.patch)
         self.boots = self.number = 0
         self.acknowledged: list[Record] = []
         self.gathered: list[Record] = []  # appended, not acknowledged
