@@ -1,0 +1,154 @@
+"""A map is cut into single items first, then into chunks of a few milliseconds each."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from multihost.client.plan import Plan
+
+
+def small(_: int) -> int:
+    return 5
+
+
+def taken(plan: Plan, slots: int = 2) -> list[range]:
+    """All that the plan gives now."""
+    return list(iter(lambda: plan.take(slots, small), None))
+
+
+def test_a_chosen_chunksize_is_obeyed_and_nothing_is_held_back() -> None:
+    assert taken(Plan(10, 4)) == [range(4), range(4, 8), range(8, 10)]
+    assert taken(Plan(2, 5)) == [range(2)]
+
+
+def test_an_empty_map_has_no_chunk() -> None:
+    assert taken(Plan(0)) == []
+
+
+def test_the_first_items_go_one_by_one_two_for_each_slot() -> None:
+    assert taken(Plan(100), slots=3) == [range(n, n + 1) for n in range(6)]
+
+
+def test_items_of_a_short_function_go_in_chunks_of_five_milliseconds() -> None:
+    plan = Plan(1_000_000)
+    taken(plan)
+    plan.part(1, 0.0001, 10)
+    plan.ended()
+    assert [len(chunk) for chunk in taken(plan)] == [50] * 5, "four for each slot are under way"
+
+
+def test_a_chunk_has_at_most_4096_items() -> None:
+    plan = Plan(1_000_000)
+    taken(plan)
+    plan.part(1, 1e-9, 10)
+    plan.ended()
+    assert {len(chunk) for chunk in taken(plan)} == {4096}
+
+
+def test_chunks_become_smaller_at_the_end_so_that_all_slots_end_together() -> None:
+    plan = Plan(104)
+    outstanding = taken(plan)
+    sizes = []
+    while outstanding:
+        chunk = outstanding.pop(0)
+        sizes.append(len(chunk))
+        plan.part(len(chunk), len(chunk) * 1e-6, 10)
+        plan.ended()
+        outstanding += taken(plan)
+    assert sizes[:5] == [1, 1, 1, 1, 25]
+    assert sizes[4:] == sorted(sizes[4:], reverse=True)
+    assert sizes[-1] == 1
+    assert sum(sizes) == 104
+
+
+def test_long_items_go_one_by_one_and_many_at_once_so_that_new_workers_find_some() -> None:
+    plan = Plan(5000)
+    taken(plan)
+    plan.part(1, 60.0, 10)
+    plan.ended()
+    rest = taken(plan)
+    assert {len(chunk) for chunk in rest} == {1}
+    assert plan.outstanding == 1000
+
+
+def test_items_without_a_result_for_a_while_go_one_by_one_and_many_at_once() -> None:
+    plan = Plan(5000)
+    taken(plan)
+    plan.patient = False
+    taken(plan)
+    assert plan.outstanding == 1000
+
+
+def test_large_arguments_make_small_chunks() -> None:
+    plan = Plan(1_000_000)
+    taken(plan)
+    plan.part(1, 1e-6, 10)
+    plan.ended()
+    chunk = plan.take(2, lambda index: 100 * 1024)
+    assert chunk is not None
+    assert len(chunk) == 10
+
+
+def test_large_results_make_small_chunks() -> None:
+    plan = Plan(1_000_000)
+    taken(plan)
+    plan.part(1, 1e-6, 1024 * 1024)
+    plan.ended()
+    chunk = plan.take(2, small)
+    assert chunk is not None
+    assert len(chunk) == 1
+
+
+def test_few_large_items_are_under_way_at_once() -> None:
+    plan = Plan(5000)
+    taken(plan)
+    plan.part(1, 60.0, 4 * 1024 * 1024)
+    plan.ended()
+    taken(plan)
+    assert plan.outstanding == 16
+
+
+def test_items_that_could_not_run_measure_nothing() -> None:
+    plan = Plan(100)
+    taken(plan)
+    plan.part(1, 0.0, 0)
+    plan.ended()
+    assert not plan.measured
+    assert [len(chunk) for chunk in taken(plan)] == [1]
+
+
+def test_a_function_that_becomes_slower_gets_smaller_chunks() -> None:
+    plan = Plan(1_000_000)
+    taken(plan)
+
+    def sizes() -> Iterator[int]:
+        for seconds in (2**-17, 2**-10, 2**-10, 2**-10):
+            plan.part(1, seconds, 10)
+            chunk = plan.take(100, small)
+            assert chunk is not None
+            yield len(chunk)
+
+    found = list(sizes())
+    assert found == sorted(found, reverse=True)
+    assert (found[0], found[-1]) == (655, 5)
+
+
+@pytest.mark.parametrize("slots", [0, 1, 7])
+def test_every_item_is_taken_once(slots: int) -> None:
+    plan = Plan(1000)
+    outstanding, items = taken(plan, slots), list[int]()
+    while outstanding:
+        chunk = outstanding.pop()
+        items += chunk
+        plan.part(len(chunk), 0.0003 * len(chunk), 10)
+        plan.ended()
+        outstanding += taken(plan, slots)
+    assert sorted(items) == list(range(1000))
+
+
+def test_what_is_left_is_told_when_it_stops() -> None:
+    plan = Plan(100)
+    taken(plan)
+    assert plan.stop() == range(4, 100)
+    plan.ended()
+    assert taken(plan) == []
