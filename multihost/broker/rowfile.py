@@ -43,6 +43,8 @@ _MARK_AT, _ROWS_AT = 64, 512  # head and mark share a sector, which disks write 
 _ROW_SIZE = _ROW.size + _CHECKSUM.size
 _MOST_PARTS = 1024  # of one writev: IOV_MAX
 _JOINED = 64 * 1024  # up to this size, copying is cheaper than a list of parts
+# How far durable writes extend the file ahead of the rows: more takes more of the disk, less is done more often.
+_AHEAD_BYTES = 1024 * 1024
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -86,6 +88,7 @@ class RowFile:
         self._seed = seed or 0
         self._mark = mark  # as it was found
         self._synced = 0
+        self._ahead = 0  # up to where the file was extended; 0: no further than the rows
         self._boot = boot_id()
 
     @classmethod
@@ -211,6 +214,8 @@ class RowFile:
         before, number = self.last, self.last.row + 1
         header = _with_checksum(_ROW.pack(number, size, checksum), before.chain or 0)
         try:
+            if durable:
+                self._extend(before.end, before.end + len(header) + size)
             self._put([header, *content], before.end)
             if durable:
                 os.fdatasync(self._file)
@@ -219,9 +224,7 @@ class RowFile:
             self._put_mark()
         except OSError:
             self.last, self._synced = before, min(self._synced, before.row)
-            # Where this fails, too, the next row overwrites what is there, and a reader stops at what is left of it.
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file, before.end)
+            self._cut(before.end)
             raise
 
     def flush(self) -> None:
@@ -229,7 +232,9 @@ class RowFile:
         os.fdatasync(self._file)
 
     def sync(self) -> None:
-        """Have all rows on the disk, and a mark that says so. Raises: OSError."""
+        """Have all rows on the disk and nothing behind them, and a mark that says so. Raises: OSError."""
+        if self._ahead:
+            self._cut(self.last.end)
         os.fdatasync(self._file)
         self._synced = self.last.row
         self._put_mark()
@@ -243,6 +248,26 @@ class RowFile:
         os.close(self._file)
         with contextlib.suppress(OSError):
             os.unlink(self.path)
+
+    def _extend(self, begin: int, end: int) -> None:
+        """Let zeros follow behind ``end``, where the row goes that begins at ``begin``.
+
+        The rows that take their place leave the file's size as it is, and a sync that need not write the size takes
+        half the time (112 instead of 240 µs, ext4). Behind the mark, zeros are no rows.
+        """
+        if end <= self._ahead or end - begin > _JOINED:
+            return
+        try:
+            self._put([bytes(_AHEAD_BYTES)], end)
+            self._ahead = end + _AHEAD_BYTES
+        except OSError:
+            self._cut(begin)  # there may be room for the row
+
+    def _cut(self, end: int) -> None:
+        """Let the file end there. Where that fails, rows overwrite what is there; a reader stops at what is left."""
+        self._ahead = 0
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._file, end)
 
     def _put_mark(self) -> None:
         mark = Mark(self.last.row, self.last.chain or 0, self._synced, self.compacted, self._boot)

@@ -280,6 +280,24 @@ def test_commit_on_a_full_disk_says_so_and_the_next_one_writes_the_same_records(
     assert rows_in(tmp_path) == [["before"], ["a", "b"]]
 
 
+def test_durable_rows_do_not_change_the_files_size_and_a_closed_journal_has_no_more_than_its_rows(
+    tmp_path: Path,
+) -> None:
+    sizes: set[int] = set()
+    for sync in ("full", "normal"):
+        (tmp_path / sync).mkdir()
+        opened = DiskJournal(tmp_path / sync, sync)
+        assert [*opened.replay()] == []
+        for number in range(100):
+            commit(opened, number, b"x" * 500)
+            if sync == "full":
+                sizes.add((tmp_path / sync / "journal").stat().st_size)
+        opened.close()
+    assert len(sizes) == 1
+    assert len({(tmp_path / sync / "journal").stat().st_size for sync in ("full", "normal")}) == 1
+    assert rows_in(tmp_path / "full") == rows_in(tmp_path / "normal")
+
+
 def test_row_that_was_written_in_part_is_cut_off_at_once(disk: Disk, tmp_path: Path) -> None:
     opened, _ = reopened(tmp_path)
     commit(opened, "before")

@@ -35,6 +35,7 @@ class Log:
 @pytest.fixture(autouse=True)
 def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "_STEP_BYTES", 1000)
+    monkeypatch.setattr(rowfile, "_AHEAD_BYTES", 2500)
 
 
 def replayed(opened: DiskJournal) -> list[Record]:

@@ -25,6 +25,7 @@ class JournalMachine(RuleBasedStateMachine):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(journal, "_STEP_BYTES", 700)
+        self.patch.setattr(rowfile, "_AHEAD_BYTES", 1500)
         self.root = Path(tempfile.mkdtemp())
         self.disk = Disk(self.patch)
         self.boots = self.number = 0
