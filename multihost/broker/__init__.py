@@ -8,5 +8,8 @@
                                                                              |- blobs    code, sent once to each worker
                                                                              `- queues   the shared queues
 
+    journal (rows of records) -> records  what a row holds     repair  by hand, after damage
+                              `- rowfile  rows in a file
+
 The core and what is below it know no clock, socket, thread or file.
 """

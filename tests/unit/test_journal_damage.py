@@ -134,6 +134,18 @@ def test_rows_of_another_journal_are_damage(tmp_path: Path) -> None:
             read_journal(tmp_path / "one")
 
 
+def test_row_that_follows_but_is_not_the_one_that_was_acknowledged_is_damage(tmp_path: Path) -> None:
+    """As a disk may give it back that wrote a row, failed, and then kept that one rather than the next try."""
+    before = write_journal(tmp_path, ROWS[:1])
+    one = write_journal_on(tmp_path, [["one"]])
+    (tmp_path / "journal").write_bytes(before)
+    other = write_journal_on(tmp_path, [["two"]])
+    assert other[:ROWS_AT] != one[:ROWS_AT]
+    (tmp_path / "journal").write_bytes(one[:ROWS_AT] + other[ROWS_AT:])
+    with pytest.raises(JournalDamaged, match=r"row 2 of 2.*it is not the row that was acknowledged"):
+        read_journal(tmp_path)
+
+
 def test_row_whose_content_is_no_list_of_records_is_damage(tmp_path: Path) -> None:
     write_journal(tmp_path, ROWS[:1])
     rows = rowfile.RowFile.open(tmp_path / "journal")
@@ -287,6 +299,15 @@ def test_repair_finds_all_rows_without_head_or_mark(journal: tuple[Path, bytes],
     assert repaired is not None
     assert (repaired.damage.row, repaired.kept) == (0, len(ROWS))
     assert read_journal(directory) == ROWS
+
+
+def test_repair_without_head_takes_no_rows_that_do_not_begin_with_the_first(journal: tuple[Path, bytes]) -> None:
+    directory, content = journal
+    (directory / "journal").write_bytes(bytes(ROWS_AT) + content[row_starts(content)[1] :])
+    repaired = repair(directory)
+    assert repaired is not None
+    assert repaired.kept == 0
+    assert read_journal(directory) == []
 
 
 def test_repair_that_fails_changes_nothing(journal: tuple[Path, bytes], capsys: pytest.CaptureFixture[str]) -> None:
