@@ -187,3 +187,35 @@ class Counter:
     @staticmethod
     def twice(x: int) -> int:
         return 2 * x
+
+
+def kind(value: object) -> str:
+    return type(value).__name__
+
+
+def touch(path: Path) -> None:
+    path.touch()
+
+
+def fail_at_first(directory: Path, failures: int) -> int:
+    """Raises so many times, and then returns which call this is; ``directory`` counts them."""
+    directory.mkdir(exist_ok=True)
+    call = len(list(directory.iterdir())) + 1
+    (directory / str(call)).touch()
+    if call <= failures:
+        raise ConnectionError(f"call {call} failed")
+    return call
+
+
+def fail_once(directory: Path) -> int:
+    return fail_at_first(directory, 1)
+
+
+def note_run(directory: Path, number: int, deadly: bool) -> int:
+    """Leave a mark that this ran; if it is ``deadly``, the first run ends its process."""
+    first = not list(directory.glob(f"{number}.run.*"))
+    (directory / f"{number}.run.{time.monotonic_ns()}").touch()
+    time.sleep(0.005)
+    if deadly and first:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number

@@ -1,14 +1,17 @@
 """``Executor`` beside the standard library's: what holds for one holds for the other, from one suite."""
 
 import asyncio
+import itertools
 import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +38,29 @@ def mark_and_wait(directory: str, name: str, go_on: str) -> str:
     while not Path(directory, go_on).exists():
         time.sleep(0.005)
     return name
+
+
+def mark_and_go_on(directory: str, number: int) -> int:
+    """Leave a mark; all but the first few wait for the file ``go``."""
+    leave_a_mark(directory, f"mark-{number}")
+    while number > 2 and not Path(directory, "go").exists():
+        time.sleep(0.005)
+    return number
+
+
+def divide(a: int, b: int) -> float:
+    return a / b
+
+
+def raise_cancelled() -> None:
+    raise futures.CancelledError
+
+
+class Kept:
+    """A result that can be referred to weakly."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
 INITIALIZED: list[str] = []
@@ -273,3 +299,220 @@ def test_a_forked_process_is_refused_and_ends_without_waiting(cluster: Cluster, 
     output = cluster.run(program)
     assert output.count("refused: process") == 2
     assert "parent 25 36" in output
+
+
+# --- what both have in newer versions of Python than ours ---------------------------------------------------------
+
+
+@pytest.fixture
+def ours(cluster: Cluster) -> Iterator[multihost.Executor]:
+    cluster.start_master()
+    cluster.start_worker()
+    with multihost.Executor(2, address=str(cluster.address), authkey=cluster.authkey) as executor:
+        yield executor
+
+
+def test_map_with_a_buffersize_submits_no_more_than_that_ahead(ours: multihost.Executor) -> None:
+    numbers = itertools.count()
+    results = ours.map(square, numbers, buffersize=3)
+    assert next(numbers) == 3, "three were read"
+    assert next(results) == 0
+    assert next(numbers) == 5, "one more was"
+    assert [next(results) for _ in range(3)] == [1, 4, 16]
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_map_with_a_buffersize_of_chunks(ours: multihost.Executor) -> None:
+    assert list(ours.map(square, range(100), buffersize=2, chunksize=7)) == [x * x for x in range(100)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"chunksize": 0}, ValueError, "chunksize must be >= 1"),
+        ({"buffersize": 0}, ValueError, "buffersize must be None or > 0"),
+        ({"buffersize": "1"}, TypeError, "buffersize must be an integer or None"),
+    ],
+)
+def test_wrong_arguments_of_map_are_errors_at_once(
+    ours: multihost.Executor, arguments: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        ours.map(square, [1], **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"max_workers": 0}, ValueError, "max_workers must be greater than 0"),
+        ({"max_tasks_per_child": 0}, ValueError, "max_tasks_per_child must be >= 1"),
+        ({"max_tasks_per_child": "1"}, TypeError, "max_tasks_per_child must be an integer"),
+    ],
+)
+@pytest.mark.parametrize("kind", [multihost.Executor, futures.ProcessPoolExecutor])
+def test_wrong_arguments_are_the_standard_librarys_errors(
+    kind: Any, arguments: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        kind(**arguments)
+
+
+def test_terminate_workers_ends_every_call(ours: multihost.Executor, tmp_path: Path) -> None:
+    submitted: list[futures.Future[Any]] = [*block(ours, tmp_path), *(ours.submit(square, n) for n in range(10))]
+    ours.terminate_workers()
+    assert futures.wait(submitted, timeout=30).not_done == set()
+    assert all(future.cancelled() for future in submitted)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        ours.submit(square, 1)
+    ours.kill_workers()
+
+
+# --- map of both -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_map_ends_with_the_first_exception(executor: futures.Executor, chunksize: int) -> None:
+    results = executor.map(divide, [1, 1, 1, 1], [1, 1, 1, 0], chunksize=chunksize)
+    assert [next(results) for _ in range(3)] == [1, 1, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert list(results) == []
+
+
+def test_map_submits_all_calls_at_once(executor: futures.Executor, tmp_path: Path) -> None:
+    executor.map(leave_a_mark, [str(tmp_path)] * 20, map(str, range(20)))  # nobody looks at the results
+    executor.shutdown()
+    assert len(list(tmp_path.glob("[0-9]*"))) == 20
+
+
+def test_a_map_that_is_closed_cancels_what_has_not_begun(executor: futures.Executor, tmp_path: Path) -> None:
+    results = executor.map(mark_and_go_on, [str(tmp_path)] * 200, range(200))
+    assert next(results) == 0
+    results.close()  # type: ignore[attr-defined]
+    (tmp_path / "go").touch()
+    executor.shutdown()
+    assert len(list(tmp_path.glob("mark-*"))) < 100
+
+
+def test_a_map_does_not_hold_the_results_it_has_yielded(executor: futures.Executor) -> None:
+    results = executor.map(Kept, range(4), chunksize=2)
+    for _ in range(4):
+        result = next(results)
+        gone = weakref.ref(result)
+        del result
+        assert gone() is None
+
+
+# --- futures -------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_that_could_not_be_cancelled_is_known_to_run(ours: multihost.Executor, tmp_path: Path) -> None:
+    blocking = block(ours, tmp_path)
+    assert not blocking[0].running(), "nobody has asked"
+    assert not blocking[0].cancel()
+    assert blocking[0].running()
+    (tmp_path / "go").touch()
+    blocking[0].result(30)
+    assert not blocking[0].running()
+
+
+def test_a_running_call_can_be_terminated(ours: multihost.Executor, tmp_path: Path) -> None:
+    running, other = block(ours, tmp_path)
+    seen: list[bool] = []
+    running.add_done_callback(lambda future: seen.append(future.cancelled()))
+    assert isinstance(running, multihost.Future)
+    assert not running.cancel()
+    assert running.terminate()
+    assert seen == [True]
+    with pytest.raises(futures.CancelledError):
+        running.result(30)
+    (tmp_path / "go").touch()
+    assert isinstance(other, multihost.Future)
+    assert other.result(30) == "busy-1"
+    assert not other.terminate()
+    assert ours.submit(square, 3).result(30) == 9
+
+
+def test_a_call_that_raises_cancelled_error_itself_was_not_cancelled(executor: futures.Executor) -> None:
+    future = executor.submit(raise_cancelled)
+    with pytest.raises(futures.CancelledError):
+        future.result(30)
+    assert not future.cancelled()
+
+
+def test_a_coroutine_awaits_calls(ours: multihost.Executor) -> None:
+    async def main() -> list[int]:
+        first = await ours.submit(square, 3)
+        with pytest.raises(ValueError, match="told so"):
+            await ours.submit(fail, "told so")
+        return [first, *await asyncio.gather(*(asyncio.wrap_future(ours.submit(square, n)) for n in range(3)))]
+
+    assert asyncio.run(main()) == [9, 0, 1, 4]
+
+
+def test_a_coroutine_that_is_cancelled_cancels_its_call(ours: multihost.Executor, tmp_path: Path) -> None:
+    blocking = block(ours, tmp_path)
+    queued = [ours.submit(square, n) for n in range(20)]
+
+    async def wait() -> int:
+        return await queued[-1]
+
+    async def main() -> None:
+        waiting = asyncio.ensure_future(wait())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+    asyncio.run(main())
+    wait_until(queued[-1].cancelled, "the call was cancelled")
+    (tmp_path / "go").touch()
+    futures.wait(blocking, timeout=30)
+
+
+def test_a_result_is_collected_with_its_future(executor: futures.Executor) -> None:
+    future = executor.submit(Kept, 1)
+    gone = weakref.ref(future.result(30))
+    executor.submit(square, 2).result(30)  # whoever delivered it has gone on
+    del future
+    wait_until(lambda: gone() is None, "the result was collected")
+
+
+# --- options, and the end ------------------------------------------------------------------------------------------
+
+
+def test_an_executor_with_options_is_the_same_executor(ours: multihost.Executor) -> None:
+    derived = ours.options(name="mine", priority=1)
+    assert isinstance(derived, multihost.Executor)
+    assert derived.submit(square, 3).result(30) == 9
+    assert list(derived.map(square, range(5), chunksize=2)) == [0, 1, 4, 9, 16]
+    derived.shutdown()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        ours.submit(square, 3)
+
+
+def test_an_executor_that_is_dropped_finishes_its_calls_and_ends(cluster: Cluster) -> None:
+    cluster.start_master()
+    cluster.start_worker()
+    executor = multihost.Executor(address=str(cluster.address), authkey=cluster.authkey)
+    submitted = [executor.submit(square, n) for n in range(50)]
+    del executor
+    assert [future.result(30) for future in submitted] == [n * n for n in range(50)]
+    del submitted
+    cluster.wait_for(sessions=0)
+
+
+def test_shutdown_in_a_callback_is_refused_and_does_not_hang(ours: multihost.Executor) -> None:
+    errors: list[BaseException] = []
+
+    def stop(_: object) -> None:
+        try:
+            ours.shutdown()
+        except RuntimeError as error:
+            errors.append(error)
+
+    ours.submit(square, 1).add_done_callback(stop)
+    wait_until(lambda: errors, "it was refused")
+
+
+def test_other_libraries_find_the_number_of_slots(ours: multihost.Executor) -> None:
+    assert ours._max_workers == 2

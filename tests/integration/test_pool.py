@@ -11,10 +11,12 @@ import signal
 import threading
 import time
 import types
+import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -515,3 +517,261 @@ def test_no_master_at_all_is_an_error_within_the_connect_timeout(
     with pytest.raises(multihost.MasterUnreachable, match=f"no master answered at {cluster.address} within 1 s"):
         cluster.pool()
     assert time.monotonic() - begun < 10
+
+
+# --- what is beyond the standard library ------------------------------------------------------------------------
+
+
+def test_a_pool_with_options_is_the_same_pool(shared_cluster: Cluster) -> None:
+    pool = shared_cluster.pool()
+    derived = pool.options(name="mine", priority=3)
+    assert isinstance(derived, multihost.Pool)
+    assert derived.apply(tasks.square, (3,)) == 9
+    outcome = derived.map_async(tasks.square, range(100))
+    derived.close()
+    with pytest.raises(ValueError, match="Pool not running"):
+        pool.apply(tasks.square, (3,))
+    pool.join()
+    assert outcome.get(0) == [x * x for x in range(100)]
+
+
+def test_an_option_that_there_is_not_is_an_error_that_names_those_there_are(pool: multihost.Pool) -> None:
+    with pytest.raises(TypeError, match="there is no option 'retry'; there are retries, "):
+        pool.options(retry=3)
+
+
+def test_a_call_is_made_again_as_often_as_its_options_say(pool: multihost.Pool, tmp_path: Path) -> None:
+    retrying = pool.options(retries=3, retry_for=ConnectionError, backoff=0.01)
+    assert retrying.apply(tasks.fail_at_first, (tmp_path / "a", 3)) == 4
+    assert retrying.map(tasks.fail_once, [tmp_path / str(n) for n in range(5)], chunksize=5) == [2] * 5
+    with pytest.raises(ConnectionError):
+        retrying.apply(tasks.fail_at_first, (tmp_path / "b", 4))
+    with pytest.raises(ZeroDivisionError):
+        retrying.apply(tasks.divide, (1, 0))
+
+
+def test_a_call_that_takes_longer_than_its_timeout_ends_in_an_error(pool: multihost.Pool) -> None:
+    outcome = pool.options(timeout=0.2).map_async(tasks.sleep, [60, 0])
+    with pytest.raises(TimeoutError):
+        outcome.get(DEADLINE)
+
+
+def test_a_running_call_can_be_terminated(pool: multihost.Pool, tmp_path: Path) -> None:
+    outcome = pool.apply_async(tasks.mark_and_wait, (tmp_path, "a"))
+    wait_until(lambda: list(tmp_path.glob("a.began.*")), "the task began")
+    assert not outcome.cancel()
+    assert outcome.terminate()
+    with pytest.raises(CancelledError):
+        outcome.get(DEADLINE)
+    assert not outcome.terminate()
+    assert pool.apply(tasks.square, (3,)) == 9
+
+
+def test_a_map_can_be_terminated(pool: multihost.Pool, tmp_path: Path) -> None:
+    outcome = pool.starmap_async(tasks.mark_and_wait, [(tmp_path, str(n)) for n in range(500)])
+    wait_until(lambda: len(list(tmp_path.glob("*.began.*"))) == 2, "two tasks began")
+    assert outcome.terminate()
+    with pytest.raises(CancelledError):
+        outcome.get(DEADLINE)
+    (tmp_path / "go").touch()
+    assert pool.apply(tasks.square, (3,)) == 9
+    assert len(list(tmp_path.glob("*.began.*"))) <= 10
+
+
+def test_a_call_that_has_not_begun_can_be_cancelled(pool: multihost.Pool, tmp_path: Path) -> None:
+    busy = [pool.apply_async(tasks.mark_and_wait, (tmp_path, str(n))) for n in range(2)]
+    wait_until(lambda: len(list(tmp_path.glob("*.began.*"))) == 2, "both slots were busy")
+    queued = [pool.apply_async(tasks.square, (n,)) for n in range(50)]
+    assert queued[-1].cancel()
+    with pytest.raises(CancelledError):
+        queued[-1].get(DEADLINE)
+    (tmp_path / "go").touch()
+    assert all(isinstance(each.get(DEADLINE), int) for each in busy)
+
+
+def test_a_map_tells_how_far_it_has_come(pool: multihost.Pool, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pool.options(name="squares").map(tasks.square, range(50), progress=True) == [x * x for x in range(50)]
+    assert pool.starmap(operator.mul, [(2, 3)], progress=True) == [6]
+    assert list(pool.imap(tasks.square, iter(range(5)), progress=True)) == [x * x for x in range(5)]
+    assert set(pool.imap_unordered(tasks.square, [2], progress=True)) == {4}
+    err = capsys.readouterr().err
+    assert "squares: 50 of 50 done" in err
+    assert "mul: 1 of 1 done" in err
+    assert "square: 5 done" in err or "square: 5 of 5 done" in err
+    assert "square: 1 of 1 done" in err
+
+
+# --- chunks ----------------------------------------------------------------------------------------------------
+
+
+def test_a_map_of_many_small_items_needs_few_tasks(pool: multihost.Pool, shared_cluster: Cluster) -> None:
+    before = shared_cluster.statistics()["done"]
+    assert pool.map(tasks.square, range(20_000)) == [x * x for x in range(20_000)]
+    assert shared_cluster.statistics()["done"] - before < 2_000
+
+
+def test_a_chosen_chunk_runs_in_one_process_one_item_after_the_other(pool: multihost.Pool, tmp_path: Path) -> None:
+    pids = pool.map(tasks.pid, range(40), chunksize=10)
+    assert [len(set(pids[n : n + 10])) for n in range(0, 40, 10)] == [1] * 4
+    assert pool.starmap(tasks.total, [(1, 2), (3,), ()], chunksize=2) == [3, 3, 0]
+    assert list(pool.imap(tasks.square, range(10), chunksize=3)) == [x * x for x in range(10)]
+
+
+def test_an_exception_in_a_chunk_is_that_of_its_item_alone(pool: multihost.Pool) -> None:
+    results = pool.imap(functools.partial(tasks.divide, 6), [1, 2, 0, 3, 6], chunksize=5)
+    assert [next(results), next(results)] == [6, 3]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert list(results) == [2, 1]
+
+
+def test_an_item_of_a_chunk_that_cannot_be_sent_fails_alone(pool: multihost.Pool) -> None:
+    results = pool.imap(tasks.kind, [1, threading.Lock(), "x"], chunksize=3)
+    assert next(results) == "int"
+    with pytest.raises(TypeError, match="lock"):
+        next(results)
+    assert list(results) == ["str"]
+
+
+def test_a_chunk_whose_process_dies_repeats_no_item_that_had_ended(pool: multihost.Pool, tmp_path: Path) -> None:
+    items = [(tmp_path, n, n == 4) for n in range(8)]
+    assert pool.starmap(tasks.note_run, items, chunksize=8) == list(range(8))
+    runs = [len(list(tmp_path.glob(f"{n}.run.*"))) for n in range(8)]
+    assert runs == [1, 1, 1, 1, 2, 1, 1, 1]
+
+
+# --- input that is read as it is needed --------------------------------------------------------------------------
+
+
+def test_imap_with_a_buffersize_reads_so_many_items_ahead(pool: multihost.Pool) -> None:
+    read: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for n in itertools.count():
+            read.append(n)
+            yield n
+
+    results = pool.imap(tasks.square, numbers(), buffersize=5)
+    wait_until(lambda: len(read) == 5, "five items were read")
+    assert next(results) == 0
+    wait_until(lambda: len(read) == 6, "one more was read")
+
+
+@pytest.mark.parametrize(
+    ("buffersize", "error"), [(0, ValueError), (-1, ValueError), ("2", TypeError), (2.0, TypeError)]
+)
+def test_a_wrong_buffersize_is_an_error(pool: multihost.Pool, buffersize: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="buffersize must be"):
+        pool.imap(tasks.square, [1], 1, buffersize)
+    with pytest.raises(error, match="buffersize must be"):
+        pool.imap_unordered(tasks.square, [1], buffersize=buffersize)
+
+
+def test_large_results_that_nobody_takes_are_few(pool: multihost.Pool) -> None:
+    read: list[int] = []
+
+    def sizes() -> Iterator[int]:
+        while True:
+            read.append(MEGABYTE)
+            yield MEGABYTE
+
+    results = pool.imap(tasks.zeros, sizes())
+    for _ in range(100):
+        assert len(next(results)) == MEGABYTE
+    assert len(read) <= 200
+
+
+def test_a_dropped_imap_goes_on_as_long_as_its_pool(shared_cluster: Cluster, tmp_path: Path) -> None:
+    pool = shared_cluster.pool()
+    pool.imap_unordered(tasks.touch, [tmp_path / str(n) for n in range(2000)])
+    gc.collect()
+    pool.close()
+    pool.join()
+    assert len(list(tmp_path.iterdir())) == 2000
+
+
+# --- pools that are dropped ------------------------------------------------------------------------------------
+
+
+def test_a_pool_that_is_dropped_is_a_resource_warning_and_its_session_ends(shared_cluster: Cluster) -> None:
+    sessions = shared_cluster.statistics()["sessions"]
+    pool = multihost.Pool(address=str(shared_cluster.address), authkey=shared_cluster.authkey)
+    assert pool.map(tasks.square, range(1000)) == [x * x for x in range(1000)]
+    with pytest.raises(ZeroDivisionError):
+        pool.apply(tasks.divide, (1, 0))
+    assert shared_cluster.statistics()["sessions"] != sessions
+    gc.disable()  # it goes by itself, not with a cycle that waits to be found
+    try:
+        with pytest.warns(ResourceWarning, match="unclosed running multihost pool"):
+            del pool
+    finally:
+        gc.enable()
+    wait_until(lambda: shared_cluster.statistics()["sessions"] == sessions, "the session ended")
+
+
+def test_a_result_keeps_its_pool_until_it_has_come(shared_cluster: Cluster) -> None:
+    outcome = multihost.Pool(address=str(shared_cluster.address), authkey=shared_cluster.authkey).apply_async(
+        tasks.sleep, (0.3,)
+    )
+    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # in the thread that brings the result
+        assert outcome.get(DEADLINE) == 0.3
+
+
+def test_a_program_that_forgets_its_pools_ends(cluster: Cluster, tmp_path: Path) -> None:
+    program = tmp_path / "forgetful.py"
+    program.write_text(
+        "import itertools, time, multihost\n"
+        "def late(n):\n    time.sleep(60)\n"
+        "if __name__ == '__main__':\n"
+        "    pool, other = multihost.Pool(), multihost.Pool()\n"
+        "    pool.map_async(late, range(100))\n"
+        "    results = pool.imap(late, itertools.count())\n"
+        "    other.apply_async(late, [1])\n"
+        "    del other\n"
+        "    print('over')\n"
+    )
+    cluster.start_master()
+    cluster.start_worker()
+    assert cluster.run(program) == "over\n"
+    cluster.wait_for(leased=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"processes": 0}, ValueError, "Number of processes must be at least 1"),
+        ({"maxtasksperchild": 0}, ValueError, "maxtasksperchild must be a positive int or None"),
+        ({"maxtasksperchild": 1.5}, ValueError, "maxtasksperchild must be a positive int or None"),
+        ({"initializer": 3}, TypeError, "initializer must be a callable"),
+    ],
+)
+@pytest.mark.parametrize("kind", [multihost.Pool, multiprocessing.Pool])
+def test_wrong_arguments_are_the_standard_librarys_errors(
+    kind: Any, arguments: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        kind(**arguments)
+
+
+def test_a_process_runs_no_more_tasks_than_allowed(shared_cluster: Cluster) -> None:
+    address, key = str(shared_cluster.address), shared_cluster.authkey
+    with multihost.Pool(1, None, (), 2, address=address, authkey=key) as pool:
+        pids = pool.map(tasks.pid, range(6), chunksize=1)
+    assert max(pids.count(pid) for pid in pids) <= 2
+
+
+def test_a_callback_may_not_wait_for_the_calls_that_wait_for_it(shared_cluster: Cluster) -> None:
+    pool = shared_cluster.pool()
+    errors: list[BaseException] = []
+
+    def join(_: object) -> None:
+        pool.close()
+        try:
+            pool.join()
+        except RuntimeError as error:
+            errors.append(error)
+
+    pool.apply_async(tasks.square, (3,), callback=join).get(DEADLINE)
+    assert len(errors) == 1
