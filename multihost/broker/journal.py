@@ -73,7 +73,8 @@ class Journal(Protocol):
     def compact(self, snapshot: Iterable[list[Record]]) -> Iterator[None]:
         """Commit, and then replace all rows by ``snapshot`` and what is committed after this call, step by step.
 
-        ``snapshot`` is read as the steps go, and must give what stands for all records appended *before* this call.
+        ``snapshot`` is read as the steps go, and must give what stands for all records appended *before* this call. (If
+        records can be applied twice without harm, it may show what later ones did, too: they are replayed after it.)
         Each ``next`` on the result is a step of about 1 MiB; the master may go on between them, and when the result is
         exhausted, the new rows have taken the place of the old. A result that is closed, dropped for another
         compaction, or raises, leaves the old in place, and everything that was committed meanwhile.
