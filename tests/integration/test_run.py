@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from multihost.settings import ExitCode
-from tests.integration.cluster import ROOT, Cluster, Program, clean_environ
+from tests.integration.cluster import ROOT, Cluster, Program, clean_environ, wait_until
 
 RUN = ("-m", "multihost", "run")
 
@@ -197,6 +198,21 @@ def test_a_checkout_that_is_not_installed_is_found_again(tmp_path: Path) -> None
     result = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True, timeout=60)
     assert result.stdout.startswith(f"{checkout}/multihost/__init__.py ['{elsewhere}', ")
     assert f"'{checkout}'" in result.stdout
+
+
+def test_ctrl_c_ends_a_program_as_it_ends_any(cluster: Cluster, tmp_path: Path) -> None:
+    mark = tmp_path / "begun"
+    script = tmp_path / "program.py"
+    script.write_text(
+        "import time\nfrom multiprocessing import Pool\n"
+        "def nap(mark):\n    open(mark, 'w').close()\n    time.sleep(600)\n"
+        f"if __name__ == '__main__':\n    with Pool(1) as pool:\n        pool.apply(nap, ['{mark}'])\n"
+    )
+    cluster.tracebacks_expected = True  # the program's own KeyboardInterrupt
+    program = cluster.start("program", sys.executable, *RUN, script, MULTIHOST_ADDRESS="", MULTIHOST_AUTHKEY="")
+    wait_until(mark.exists, "the task ran")
+    program.interrupt()
+    assert program.wait() == -signal.SIGINT
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------

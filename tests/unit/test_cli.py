@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +44,11 @@ def test_wrong_arguments_are_told_with_exit_code_2(
 ) -> None:
     assert run(monkeypatch, *arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_installed_command_is_this_one() -> None:
+    metadata = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())
+    assert metadata["project"]["scripts"] == {"multihost": f"{main.__module__}:{main.__name__}"}
 
 
 def test_importing_multihost_imports_of_other_packages_none_but_cloudpickle_at_most() -> None:
