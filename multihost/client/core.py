@@ -68,7 +68,8 @@ class ClientCore:
     def next_batch(self) -> list[Message]:
         """What to send now; empty while the last batch is not accepted and nothing else is to be said."""
         batch = self._submits() if self._awaited < 0 and self._unsent else []
-        if unasked := sorted(self._cancels.keys() - self._cancels_sent):
+        if len(self._cancels) > len(self._cancels_sent):
+            unasked = sorted(self._cancels.keys() - self._cancels_sent)
             self._cancels_sent.update(unasked)
             for running in (False, True):
                 if these := [sequence for sequence in unasked if self._cancels[sequence] is running]:

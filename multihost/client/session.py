@@ -27,7 +27,7 @@ from multihost.options import PLAIN, Options
 from multihost.payload import dumps, load_error, loads
 from multihost.settings import Address
 from multihost.wire.connection import GivenUp, Patience, attach
-from multihost.wire.messages import CANCELLED, PART
+from multihost.wire.messages import CANCELLED, PART, Message
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class Session:
 
     def prepare(self, function: Callable[..., object], options: Options = PLAIN) -> Prepared:
         """Find out how ``function`` travels, as it is now. What is wrong with it is the outcome of its calls."""
-        name = getattr(function, "__qualname__", repr(function))
+        name = getattr(function, "__qualname__", None) or repr(function)
         try:
             with self._code_lock:
                 return Prepared(name, self._code.blobs_for(function, options.retry_for if options.retries else ()))
@@ -190,7 +190,7 @@ class Session:
         return payload
 
     def _add(self, function: Prepared, options: dict[str, object], payload: bytes, callback: Callback | Chunk) -> int:
-        with self._changed:
+        with self._lock:
             self._wait_for_room()
             if self._error is not None:
                 raise self._error
@@ -198,9 +198,11 @@ class Session:
             self._names.setdefault(function.blobs[-1].blob_id, function.name)
             self._callbacks[sequence] = callback
             alone = self._workers == 0 and len(self._callbacks) == 1
+            parcel = self._next_parcel()
         if alone:
             self._warn_of_no_worker()
-        self._send_waiting()
+        if parcel is not None:
+            self._send(*parcel)
         return sequence
 
     def cancel(self, sequences: Iterable[int], running: bool = False) -> set[int]:
@@ -263,20 +265,34 @@ class Session:
 
     def _send_waiting(self) -> None:
         """Send batches while there are any; if another thread is at it, it will find ours too."""
-        while True:
-            with self._lock:
-                if self._sending or self._connection is None or not (batch := self._core.next_batch()):
-                    return
-                self._sending, connection = True, self._connection
+        with self._lock:
+            parcel = self._next_parcel()
+        if parcel is not None:
+            self._send(*parcel)
+
+    def _next_parcel(self) -> tuple[Link, list[Message]] | None:
+        """What to send now, and over what; under the lock. Who gets it must ``_send`` it, as nobody else will now."""
+        if self._sending or self._connection is None or not (batch := self._core.next_batch()):
+            return None
+        self._sending = True
+        return self._connection, batch
+
+    def _send(self, connection: Link, batch: list[Message]) -> None:
+        """Send a batch, and those that gather meanwhile."""
+        parcel: tuple[Link, list[Message]] | None = (connection, batch)
+        while parcel is not None:
+            connection, batch = parcel
+            broken = True
             try:
                 connection.send_batch(batch)
+                broken = False
             except OSError:
                 connection.interrupt()  # the receiving thread notices, reconnects, and sends again
-                return
             finally:
                 with self._changed:
                     self._sending = False
                     self._changed.notify_all()
+                    parcel = None if broken else self._next_parcel()
 
     # --- receiving ---------------------------------------------------------------------------------------------
 
