@@ -15,11 +15,12 @@ from typing import Any, ParamSpec, TypeVar
 from multihost.client.feed import each_alone
 from multihost.joining import Membership
 from multihost.options import PLAIN
+from multihost.payload import Outcomes
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-Outcomes = list[tuple[bool, object]]
+Pairs = list[tuple[bool, Any]]  # whether an item succeeded, and its value or exception
 
 
 class Future(futures.Future[T]):
@@ -240,7 +241,7 @@ class Executor(futures.Executor):
 
     def _chunks(
         self, fn: Callable[..., object], calls: Iterator[tuple[Any, ...]], size: int
-    ) -> Iterator[Future[Outcomes]]:
+    ) -> Iterator[Future[Pairs]]:
         """Submit the calls in chunks, each when it is asked for."""
         session, options = self._member.session, self._options
         function = session.prepare(fn, options)
@@ -263,14 +264,14 @@ class _Gathered:
     """The outcomes of a chunk's items, until all are there."""
 
     def __init__(self, count: int, ended: Callable[[bool, object], None]) -> None:
-        self._outcomes: Outcomes = [(False, None)] * count
+        self._pairs: Pairs = [(False, None)] * count
         self._missing, self._ended = count, ended
 
     def part(self, index: int, outcomes: Outcomes, seconds: float, size_bytes: int) -> None:
-        self._outcomes[index : index + len(outcomes)] = outcomes
+        self._pairs[index : index + len(outcomes)] = outcomes.pairs()
         self._missing -= len(outcomes)
         if not self._missing:
-            self._ended(True, self._outcomes)
+            self._ended(True, self._pairs)
 
 
 def _alone(ended: Callable[[bool, object], None], success: bool, value: object) -> None:
@@ -286,7 +287,7 @@ def _ended(member: Membership, pending: set[Future[Any]], future: Future[Any], s
 
 
 def _results(
-    submitted: deque[Future[Outcomes]], more: Iterator[Future[Outcomes]], deadline: float | None
+    submitted: deque[Future[Pairs]], more: Iterator[Future[Pairs]], deadline: float | None
 ) -> Generator[Any, None, None]:
     """The results of chunks in order, each released as it is yielded. ``more`` submits a further chunk when asked."""
     try:
@@ -304,7 +305,7 @@ def _results(
                 threading.Thread(target=_cancel, args=(rest,), name="multihost-cancel", daemon=True).start()
 
 
-def _taken(outcomes: Outcomes) -> object:
+def _taken(outcomes: Pairs) -> object:
     success, value = outcomes.pop()
     if success:
         return value

@@ -10,7 +10,8 @@ import pickle
 import sys
 import traceback
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from multihost.errors import PythonMismatch, RemoteError, RemoteTraceback
 
@@ -107,23 +108,47 @@ def dump_part(start: int, seconds: float, values: list[object], errors: dict[int
     return b"%d %d %.9f\n" % (start, len(values), seconds) + dumps((values, errors))
 
 
-def load_part(data: bytes) -> tuple[int, float, list[tuple[bool, object]]]:
-    """What ``dump_part`` was given: where the items start, their seconds, and (succeeded, value or exception) of each.
+@dataclass(slots=True)
+class Outcomes:
+    """How some items of a chunk ended: a value for each, and by place in them the exceptions of those that raised.
+
+    It is not a pair for each item, because a map of tiny items would spend most of its time on making them.
+    """
+
+    values: list[Any]
+    errors: dict[int, BaseException] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @classmethod
+    def failed(cls, error: BaseException, count: int) -> "Outcomes":
+        """So many items that all ended in the same exception."""
+        return cls([None] * count, dict.fromkeys(range(count), error))
+
+    def pairs(self) -> list[tuple[bool, Any]]:
+        """(succeeded, value or exception) of each."""
+        pairs = [(True, value) for value in self.values]
+        for place, error in self.errors.items():
+            pairs[place] = False, error
+        return pairs
+
+
+def load_part(data: bytes) -> tuple[int, float, Outcomes]:
+    """What ``dump_part`` was given: where the items start, their seconds, and their outcomes.
 
     Values that cannot be rebuilt here are so many exceptions that say why.
     """
     head, _, body = data.partition(b"\n")
     start, count, seconds = head.split()
     try:
-        loaded = loads(body)
-        values, errors = loaded  # type: ignore[misc]
-        rows = [(True, value) for value in values]
-        for index, error in errors.items():
-            rows[index] = (False, load_error(error))
+        loaded: Any = loads(body)
+        values, errors = loaded
+        outcomes = Outcomes(values, {place: load_error(error) for place, error in errors.items()})
     except Exception as error:
         error.add_note("the task ran, but its result cannot be rebuilt in this program")
-        rows = [(False, error)] * int(count)
-    return int(start), float(seconds), rows
+        outcomes = Outcomes.failed(error, int(count))
+    return int(start), float(seconds), outcomes
 
 
 def _ends_of(text: str, length: int) -> str:

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from multihost.options import Options
-from multihost.payload import load_part
+from multihost.payload import Outcomes, load_part
 
-# Where in the chunk the items begin, (succeeded, value or exception) of each, the seconds they took on the worker in
-# all, and the bytes they came in. Called until each item has had its outcome.
-PartCallback = Callable[[int, list[tuple[bool, object]], float, int], None]
+# Where in the chunk the items begin, their outcomes, the seconds they took on the worker in all, and the bytes they
+# came in. Called until each item has had its outcome.
+PartCallback = Callable[[int, Outcomes, float, int], None]
 
 
 class Chunk:
@@ -21,20 +21,19 @@ class Chunk:
 
     def take(self, content: bytes, note: str) -> None:
         """Part of the outcomes has come; one that came before, over a connection that broke, is passed over."""
-        start, seconds, rows = load_part(content)
-        if start < self._done or not rows:
+        start, seconds, outcomes = load_part(content)
+        if start < self._done or not outcomes:
             return
-        for succeeded, value in rows:
-            if not succeeded and isinstance(value, BaseException):
-                value.add_note(note)
-        self._done += len(rows)
-        self._callback(start, rows, seconds, len(content))
+        for error in outcomes.errors.values():
+            error.add_note(note)
+        self._done += len(outcomes)
+        self._callback(start, outcomes, seconds, len(content))
 
-    def fail(self, error: object) -> None:
+    def fail(self, error: BaseException) -> None:
         """The chunk as a whole has ended: so do all of its items that have no outcome yet."""
         start, self._done = self._done, self._count
         if start < self._count:
-            self._callback(start, [(False, error)] * (self._count - start), 0.0, 0)
+            self._callback(start, Outcomes.failed(error, self._count - start), 0.0, 0)
 
 
 @lru_cache(256)

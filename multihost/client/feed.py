@@ -12,14 +12,13 @@ from multihost.client.plan import Plan
 from multihost.client.results import Window
 from multihost.client.session import Prepared, Session
 from multihost.options import Options
+from multihost.payload import Outcomes
 
 # After so many seconds without a result the items are no short ones: then as many are submitted as there may be slots.
 _PATIENCE_SECONDS = 0.05
 # Of so many chunks of an imap, one is looked at for the size of its arguments.
 _SAMPLED = 16
 CHUNKS_ARE_NOT_THERE_YET = True
-
-Outcomes = list[tuple[bool, object]]
 
 
 # The index of the first of some items, and their outcomes.
@@ -61,7 +60,7 @@ class Singles:
             except Exception as error:
                 if not index:
                     raise
-                self._arrived(index, [(False, error)] * (len(self._items) - index))
+                self._arrived(index, Outcomes.failed(error, len(self._items) - index))
                 return
 
     def cancel(self, running: bool) -> bool:
@@ -73,7 +72,7 @@ class Singles:
         try:
             args = tuple(item) if self._star else (item,)
         except TypeError as error:  # not the arguments of a call
-            self._arrived(index, [(False, error)])
+            self._arrived(index, Outcomes.failed(error, 1))
             return
         ended = partial(self._ended, index)
         sequence = self._session.submit(self._function, args, {}, ended, self._options)
@@ -82,7 +81,7 @@ class Singles:
             self._session.cancel([sequence], self._cancelled)
 
     def _ended(self, index: int, succeeded: bool, value: object) -> None:
-        self._arrived(index, [(succeeded, value)])
+        self._arrived(index, outcome(succeeded, value))
 
 
 class Chunks:
@@ -131,7 +130,7 @@ class Chunks:
             rest = self._plan.stop()
             sequences = [sequence for some in self._sequences.values() for sequence in some]
         if rest:
-            self._arrived(rest.start, [(False, CancelledError())] * len(rest))
+            self._arrived(rest.start, Outcomes.failed(CancelledError(), len(rest)))
         return bool(self._session.cancel(sequences, running)) or bool(rest)
 
     def _submit_some(self, first: bool = False) -> None:
@@ -178,9 +177,9 @@ class Chunks:
         with self._lock:
             rest = self._plan.stop()
             missing = self._missing.get(chunk.start, 0)
-        self._part(chunk, len(chunk) - missing, [(False, error)] * missing, 0.0, 0)
+        self._part(chunk, len(chunk) - missing, Outcomes.failed(error, missing), 0.0, 0)
         if rest:
-            self._arrived(rest.start, [(False, error)] * len(rest))
+            self._arrived(rest.start, Outcomes.failed(error, len(rest)))
 
     def _part(self, chunk: range, index: int, outcomes: Outcomes, seconds: float, size_bytes: int) -> None:
         """Some of a chunk's items have ended."""
@@ -249,7 +248,7 @@ class Stream:
                     if items:
                         self._submit(items)
         except BaseException as error:
-            self._window.arrived(self._window.submits(1, None), [(False, error)], 0)
+            self._window.arrived(self._window.submits(1, None), Outcomes.failed(error, 1), 0)
         finally:
             self._window.ended()
             self._when_read()
@@ -265,14 +264,14 @@ class Stream:
             else:
                 self._session.submit_chunk(self._function, items, False, partial(self._part, first), self._options)
         except Exception as error:  # the session has ended
-            self._window.arrived(first, [(False, error)] * len(items), 0)
+            self._window.arrived(first, Outcomes.failed(error, len(items)), 0)
             self._window.stop()
 
     def _part(self, first: int, index: int, outcomes: Outcomes, seconds: float, size_bytes: int) -> None:
         self._window.arrived(first + index, outcomes, size_bytes)
 
     def _single(self, index: int, succeeded: bool, value: object) -> None:
-        self._window.arrived(index, [(succeeded, value)], 0)
+        self._window.arrived(index, outcome(succeeded, value), 0)
 
 
 def each_alone(options: Options) -> bool:
@@ -283,6 +282,11 @@ def each_alone(options: Options) -> bool:
 def slots_of(session: Session, limit: int | None) -> int:
     """How many calls of a session can run at once, as far as is known now."""
     return min(session.slots, limit or session.slots)
+
+
+def outcome(succeeded: bool, value: Any) -> Outcomes:
+    """That of a single item."""
+    return Outcomes([value]) if succeeded else Outcomes.failed(value, 1)
 
 
 def size_of(item: object) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from multiprocessing import TimeoutError
 from typing import Any, Generic, Protocol, TypeVar
 
+from multihost.payload import Outcomes
+
 T = TypeVar("T")
 
 # How far imap reads ahead of its consumer: items, and about how many bytes their arguments and results may have.
@@ -132,17 +134,16 @@ class MapResult(AsyncResult[list[T]]):
         if not length:
             self._finish()
 
-    def _arrived(self, index: int, outcomes: list[tuple[bool, object]]) -> None:
+    def _arrived(self, index: int, outcomes: Outcomes) -> None:
         """The outcomes of some items, from the one at ``index`` on."""
         with self._lock:
-            self._results[index : index + len(outcomes)] = [value for _, value in outcomes]
-            failures = [value for success, value in outcomes if not success]
-            if failures and self._failure is None:
-                self._failure = failures[0]
+            self._results[index : index + len(outcomes)] = outcomes.values
+            if outcomes.errors and self._failure is None:
+                self._failure = outcomes.errors[min(outcomes.errors)]
             self._missing -= len(outcomes)
             last = not self._missing
         if self._bar is not None:
-            self._bar.advance(len(outcomes), len(failures))
+            self._bar.advance(len(outcomes), len(outcomes.errors))
         if last:
             self._finish()
 
@@ -205,17 +206,16 @@ class Window:
 
     # --- those who bring results -------------------------------------------------------------------------------
 
-    def arrived(self, index: int, outcomes: list[tuple[bool, object]], size_bytes: int) -> None:
+    def arrived(self, index: int, outcomes: Outcomes, size_bytes: int) -> None:
         """The outcomes of some items, from the one at ``index`` on, and their size in all."""
         each = size_bytes // len(outcomes)
-        failed = sum(not success for success, _ in outcomes)
         with self._condition:
             if size_bytes:
                 known = self._result_bytes
                 self._result_bytes = float(each) if known is None else (known + each) / 2
             self._received += len(outcomes)
             self._waiting_bytes += each * len(outcomes)
-            rows = [(success, value, each) for success, value in outcomes]
+            rows = [(success, value, each) for success, value in outcomes.pairs()]
             if self._ordered:
                 self._early.update(enumerate(rows, index))
                 while self._next in self._early:
@@ -227,7 +227,7 @@ class Window:
                 self._forget()
             self._condition.notify_all()
         if self._bar is not None:
-            self._bar.advance(len(outcomes), failed)
+            self._bar.advance(len(outcomes), len(outcomes.errors))
         self._end_if_over()
 
     def _forget(self) -> None:

@@ -503,7 +503,7 @@ def _fail(callback: Callback | Chunk, error: object) -> None:
 
 
 def _shifted(callback: PartCallback, by: int) -> PartCallback:
-    return lambda start, rows, seconds, size_bytes: callback(start + by, rows, seconds, size_bytes)
+    return lambda start, outcomes, seconds, size_bytes: callback(start + by, outcomes, seconds, size_bytes)
 
 
 def _deliver(callback: Callback, succeeded: bool, value: object) -> None:

@@ -827,8 +827,9 @@ def test_item_that_kills_every_process_is_given_up_and_the_chunk_goes_on_behind_
         if "done" not in grant.options:
             broker.say(worker, ("parts", [(grant.token, 2, b"first two")]))
         broker.settle(worker, grant.token, "lost", b"killed")
-    start, _, ((succeeded, error),) = load_part(broker.parts["s", 0][-1])
-    assert (start, succeeded) == (2, False)
+    start, _, outcomes = load_part(broker.parts["s", 0][-1])
+    assert (start, len(outcomes)) == (2, 1)
+    error = outcomes.errors[0]
     assert isinstance(error, WorkerDied)
     assert len(error.losses) == MAX_DELIVERIES
     broker.say(worker, ("want", 1))

@@ -14,6 +14,7 @@ from multihost.client.results import Window
 from multihost.client.session import Prepared
 from multihost.errors import ClientClosed
 from multihost.options import PLAIN, Options
+from multihost.payload import Outcomes
 from tests.unit.test_results import Pool
 
 FUNCTION = Prepared("square", [])
@@ -36,7 +37,7 @@ class Session:
         if self.error is not None:
             raise self.error
         if self.unsendable in items:
-            callback(0, [(False, TypeError("cannot be pickled"))] * len(items), 0.0, 0)
+            callback(0, Outcomes.failed(TypeError("cannot be pickled"), len(items)), 0.0, 0)
             return []
         with self.submitted:
             self.chunks.append((items, callback))
@@ -46,8 +47,8 @@ class Session:
     def submit(
         self, function: Prepared, args: Any, kwds: Any, callback: Callable[[bool, object], None], options: Options
     ) -> int:
-        def part(index: int, outcomes: list[tuple[bool, object]], seconds: float, size_bytes: int) -> None:
-            callback(*outcomes[0])
+        def part(index: int, outcomes: Outcomes, seconds: float, size_bytes: int) -> None:
+            callback(*outcomes.pairs()[0])
 
         return self.submit_chunk(function, [args], False, part, options)[0]
 
@@ -60,7 +61,7 @@ class Session:
     def end(self, number: int, seconds: float = 1e-3) -> None:
         """A chunk has run: each item's result is itself."""
         items, callback = self.chunks[number]
-        callback(0, [(True, item) for item in items], seconds * len(items), 10 * len(items))
+        callback(0, Outcomes(list(items)), seconds * len(items), 10 * len(items))
 
     def end_all(self, seconds: float = 1e-3) -> int:
         """Every chunk has run, and those submitted because of it; how many."""
@@ -77,8 +78,8 @@ class Arrivals:
     def __init__(self) -> None:
         self.outcomes: dict[int, tuple[bool, object]] = {}
 
-    def __call__(self, index: int, outcomes: list[tuple[bool, object]]) -> None:
-        for number, outcome in enumerate(outcomes, index):
+    def __call__(self, index: int, outcomes: Outcomes) -> None:
+        for number, outcome in enumerate(outcomes.pairs(), index):
             assert number not in self.outcomes
             self.outcomes[number] = outcome
 
@@ -132,10 +133,11 @@ def test_a_chosen_chunksize_is_submitted_as_a_whole(session: Session, arrived: A
 def test_parts_of_a_chunk_arrive_in_their_places(session: Session, arrived: Arrivals) -> None:
     chunks(session, "abc", arrived, chunksize=3).start()
     _, callback = session.chunks[0]
-    callback(0, [(True, "A")], 0.1, 1)
+    callback(0, Outcomes(["A"]), 0.1, 1)
     assert arrived.outcomes == {0: (True, "A")}
-    callback(1, [(True, "B"), (False, "C")], 0.1, 2)
-    assert arrived.values == ["A", "B", "C"]
+    error = LookupError("C")
+    callback(1, Outcomes(["B", None], {1: error}), 0.1, 2)
+    assert arrived.values == ["A", "B", error]
 
 
 def test_ten_thousand_items_that_cannot_be_sent_end_without_deep_recursion(session: Session, arrived: Arrivals) -> None:

@@ -20,8 +20,7 @@ def test_repeats_are_shown_as_one_line_when_their_time_is_over() -> None:
     for number in range(1, 42):
         assert folder.add(f"w2/f[task {number}]", "loading", 1.0) == []
     assert folder.due(4.9) == []
-    assert folder.next_due == 5.0
-    assert folder.due(5.0) == ["w2/f[task 41] | loading [repeated 41 times]"]
+    assert (folder.next_due, folder.due(5.0)) == (5.0, ["w2/f[task 41] | loading [repeated 41 times]"])
     assert folder.next_due is None
     assert folder.add("w1/f[task 50]", "loading", 5.1) == ["w1/f[task 50] | loading"], "it is news again"
 
