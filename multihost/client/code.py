@@ -119,7 +119,7 @@ class CodeBook:
         files, main = own_sources(), find_main()
         fingerprint = (main, *((name, path, _stamp(path)) for name, path in sorted(files.items())))
         if fingerprint != self._fingerprint:
-            content = pack(files, main)
+            content = pack(files, main, sys.argv)
             self._archives = [self._blob("the program's own source code", content)] if files else []
             self._fingerprint = fingerprint
 
@@ -162,9 +162,9 @@ def find_main() -> Main | None:
     return Main(str(path.relative_to(root)), spec.name, root)
 
 
-def pack(files: dict[str, Path], main: Main | None) -> bytes:
-    """The archive: the same sources always give the same bytes."""
-    manifest = {"main": main.file if main else None, "module": main.module if main else None}
+def pack(files: dict[str, Path], main: Main | None, argv: list[str]) -> bytes:
+    """The archive: the same sources and arguments of the program always give the same bytes."""
+    manifest = {"main": main.file if main else None, "module": main.module if main else None, "argv": argv}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(zipfile.ZipInfo(payload.MANIFEST, _EPOCH), json.dumps(manifest))

@@ -62,7 +62,7 @@ def names() -> set[str]:
 
 
 def archive(files: dict[str, Path], main: Main | None = None) -> zipfile.ZipFile:
-    return zipfile.ZipFile(io.BytesIO(pack(files, main)))
+    return zipfile.ZipFile(io.BytesIO(pack(files, main, ["program"])))
 
 
 # --- the main script -------------------------------------------------------------------------------------------------
@@ -233,11 +233,11 @@ def test_archive_without_a_main_script_says_so(project: Project) -> None:
 
 def test_same_sources_are_the_same_bytes_whatever_their_order_and_age(project: Project) -> None:
     root = project({"a.py": "a = 1\n", "b.py": "b = 2\n"}, "a.py")
-    first = pack(own_sources(), find_main())
+    first = pack(own_sources(), find_main(), ["program"])
     os.utime(root / "a.py", (1, 1))
     os.chmod(root / "b.py", 0o600)
     backwards = dict(reversed(own_sources().items()))
-    assert pack(backwards, find_main()) == first
+    assert pack(backwards, find_main(), ["program"]) == first
 
 
 # --- functions -------------------------------------------------------------------------------------------------------
