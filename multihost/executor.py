@@ -10,11 +10,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent import futures
 from functools import partial
 from itertools import islice
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, Unpack
 
 from multihost.client.feed import each_alone
 from multihost.joining import Membership
-from multihost.options import PLAIN
+from multihost.options import PLAIN, Changes
 from multihost.payload import Outcomes
 
 P = ParamSpec("P")
@@ -135,7 +135,7 @@ class Executor(futures.Executor):
         atexit.register(self._at_exit)
         weakref.finalize(self._member, atexit.unregister, self._at_exit).atexit = False
 
-    def options(self, **changes: object) -> "Executor":
+    def options(self, **changes: Unpack[Changes]) -> "Executor":
         """The same executor with other options for the calls made through it, as ``Pool.options`` has them.
 
         It is this executor in all but that: ``shutdown`` of one is that of the other.

@@ -5,12 +5,24 @@ On the wire they are a plain dict of those that differ from their defaults; near
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypedDict
 
 MAX_RETRIES = 1_000_000
 MAX_PRIORITY = 1_000
 MAX_SECONDS = 1e9
 MAX_TEXT = 200
+
+
+class Changes(TypedDict, total=False):
+    """The options as ``Pool.options`` takes them, for type checkers."""
+
+    retries: int
+    retry_for: type[BaseException] | tuple[type[BaseException], ...]
+    backoff: float
+    timeout: float | None
+    priority: int
+    name: str
+    labels: str | Iterable[str]
 
 
 @dataclass(frozen=True, slots=True)

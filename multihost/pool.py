@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from operator import length_hint
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from multihost.client.feed import Chunks, Singles, Stream, each_alone
 from multihost.client.plan import Plan
 from multihost.client.results import AsyncResult, IMapIterator, MapResult, Window
 from multihost.joining import Membership
-from multihost.options import PLAIN
+from multihost.options import PLAIN, Changes
 from multihost.progress import Progress
 
 T = TypeVar("T")
@@ -64,7 +64,7 @@ class Pool:
         self._options = PLAIN
         self._feeding: set[Window] = set()  # those whose input is still being read
 
-    def options(self, **changes: object) -> "Pool":
+    def options(self, **changes: Unpack[Changes]) -> "Pool":
         """The same pool with other options for the calls made through it.
 
         It is this pool in all but that: it ends when this one is closed, terminated or left, and the other way round.
