@@ -18,7 +18,6 @@ from multihost.payload import Outcomes
 _PATIENCE_SECONDS = 0.05
 # Of so many chunks of an imap, one is looked at for the size of its arguments.
 _SAMPLED = 16
-CHUNKS_ARE_NOT_THERE_YET = True
 
 
 # The index of the first of some items, and their outcomes.
@@ -276,7 +275,7 @@ class Stream:
 
 def each_alone(options: Options) -> bool:
     """Whether items are to be no chunks: a retry or a time limit is for one call."""
-    return CHUNKS_ARE_NOT_THERE_YET or bool(options.retries) or options.timeout is not None
+    return bool(options.retries) or options.timeout is not None
 
 
 def slots_of(session: Session, limit: int | None) -> int:
