@@ -19,6 +19,7 @@ from multihost.errors import (
     RemoteError,
     ResultTooLarge,
     SettingsError,
+    TaskTimeout,
     TaskTooLarge,
     WorkerDied,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "RemoteError",
     "ResultTooLarge",
     "SettingsError",
+    "TaskTimeout",
     "TaskTooLarge",
     "TimeoutError",
     "WorkerDied",

@@ -110,6 +110,22 @@ class WorkerDied(MultihostError, BrokenProcessPool):
         return f"the task was given up after {len(self.losses)} deliveries, each lost with its process ({reasons})"
 
 
+class TaskTimeout(MultihostError, TimeoutError):
+    """A task ran longer than the ``timeout`` its caller gave it. It was stopped, whatever it had done by then."""
+
+    def __init__(self, seconds: float, worker: str, killed: bool = False, stack: str = "") -> None:
+        super().__init__()
+        self.args = (seconds, worker, killed, stack)  # several arguments to OSError would mean errno and text
+        self.seconds, self.worker = seconds, worker
+        self.killed = killed  # it did not end when it was interrupted, so its process was killed
+        self.stack = stack  # of Python, where it stood when its time was up; for one that was killed
+
+    def __str__(self) -> str:
+        how = "did not end when it was interrupted, so its process was killed" if self.killed else "was interrupted"
+        where = f" It stood at:\n{self.stack}" if self.stack else ""
+        return f"the task took longer than its timeout of {self.seconds:g} s on worker {self.worker}; it {how}.{where}"
+
+
 class CodeNotFound(MultihostError, ImportError):
     """A worker could not import what the task names."""
 
