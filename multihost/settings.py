@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from multihost.errors import AuthkeyMissing, SettingsError
+from multihost.options import as_labels
 
 DEFAULT_PORT = 5000
 # Where the master keeps the key it makes, and where workers and clients beside it find it.
@@ -68,6 +69,10 @@ class Settings:
     log_level: str = "INFO"
     log_format: str = "text"
     slots: int = 1
+    # How many tasks each of a worker's processes runs at a time. More suits tasks that wait most of their time; but one
+    # that is killed for its timeout takes those beside it with it, which then run again.
+    threads: int = 1
+    labels: tuple[str, ...] = ()
     name: str = ""
     # Shorter finds a frozen worker sooner; longer spares a slow network needless redeliveries.
     lease_timeout: float = 10.0
@@ -92,6 +97,7 @@ VARIABLES: dict[str, str] = {
     "MULTIHOST_DRAIN_TIMEOUT": "drain_timeout",
     "MULTIHOST_JOURNAL": "journal",
     "MULTIHOST_JOURNAL_SYNC": "journal_sync",
+    "MULTIHOST_LABELS": "labels",
     "MULTIHOST_LEASE_TIMEOUT": "lease_timeout",
     "MULTIHOST_LOG_FORMAT": "log_format",
     "MULTIHOST_LOG_LEVEL": "log_level",
@@ -100,6 +106,7 @@ VARIABLES: dict[str, str] = {
     "MULTIHOST_QUEUE_SIZE": "queue_size",
     "MULTIHOST_SESSION_TIMEOUT": "session_timeout",
     "MULTIHOST_SLOTS": "slots",
+    "MULTIHOST_THREADS": "threads",
     "MULTIHOST_TASK_OUTPUT": "task_output",
 }
 
@@ -120,6 +127,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         log_level=read("MULTIHOST_LOG_LEVEL", _choice(LOG_LEVELS, str.upper), plain.log_level),
         log_format=read("MULTIHOST_LOG_FORMAT", _choice(LOG_FORMATS, str.lower), plain.log_format),
         slots=read("MULTIHOST_SLOTS", _whole(1), 0) or usable_cores(),
+        threads=read("MULTIHOST_THREADS", _whole(1), plain.threads),
+        labels=read("MULTIHOST_LABELS", _labels, plain.labels),
         name=read("MULTIHOST_NAME", _text, "") or socket.gethostname(),
         lease_timeout=read("MULTIHOST_LEASE_TIMEOUT", _seconds, plain.lease_timeout),
         drain_timeout=read("MULTIHOST_DRAIN_TIMEOUT", _seconds, plain.drain_timeout),
@@ -216,6 +225,13 @@ def _address(variable: str, text: str) -> Address | None:
 
 def _text(variable: str, text: str) -> str:
     return text
+
+
+def _labels(variable: str, text: str) -> tuple[str, ...]:
+    try:
+        return tuple(sorted(as_labels([label.strip() for label in text.split(",")])))
+    except ValueError as error:
+        raise SettingsError(f"{variable} must be words separated by commas, got {text!r}: {error}") from error
 
 
 def _seconds(variable: str, text: str) -> float:

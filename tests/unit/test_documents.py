@@ -69,10 +69,11 @@ def test_the_settings_table_gives_the_defaults_of_the_code() -> None:
         variable: f"{getattr(plain, field):g}" if isinstance(getattr(plain, field), float) else getattr(plain, field)
         for variable, field in VARIABLES.items()
         # What these are by default depends on the machine, or on which program asks.
-        if field and variable not in ("MULTIHOST_ADDRESS", "MULTIHOST_NAME", "MULTIHOST_SLOTS")
+        if field and variable not in ("MULTIHOST_ADDRESS", "MULTIHOST_LABELS", "MULTIHOST_NAME", "MULTIHOST_SLOTS")
     }
     table = settings_table()
     assert {variable: table[variable] for variable in of_code} == {name: str(value) for name, value in of_code.items()}
+    assert (plain.labels, table["MULTIHOST_LABELS"]) == ((), "none")
     assert f"`127.0.0.1:{DEFAULT_PORT}`" in table["MULTIHOST_ADDRESS"]
     assert table["MULTIHOST_AUTHKEY_FILE"] == f"`{DEFAULT_AUTHKEY_FILE}`"
 

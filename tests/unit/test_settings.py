@@ -32,6 +32,7 @@ GOOD: dict[str, tuple[str, str, object]] = {
     "MULTIHOST_DRAIN_TIMEOUT": ("drain_timeout", "120", 120.0),
     "MULTIHOST_JOURNAL": ("journal", " /data/my journal ", "/data/my journal"),
     "MULTIHOST_JOURNAL_SYNC": ("journal_sync", "Full", "full"),
+    "MULTIHOST_LABELS": ("labels", "gpu, big,gpu", ("big", "gpu")),
     "MULTIHOST_LEASE_TIMEOUT": ("lease_timeout", " 2 ", 2.0),
     "MULTIHOST_LOG_FORMAT": ("log_format", "JSON", "json"),
     "MULTIHOST_LOG_LEVEL": ("log_level", "debug", "DEBUG"),
@@ -40,6 +41,7 @@ GOOD: dict[str, tuple[str, str, object]] = {
     "MULTIHOST_QUEUE_SIZE": ("queue_size", "0", 0),
     "MULTIHOST_SESSION_TIMEOUT": ("session_timeout", "1e3", 1000.0),
     "MULTIHOST_SLOTS": ("slots", "3", 3),
+    "MULTIHOST_THREADS": ("threads", "16", 16),
     "MULTIHOST_TASK_OUTPUT": ("task_output", "Hide", "hide"),
 }
 SECONDS = (
@@ -51,6 +53,8 @@ SECONDS = (
 BAD: list[tuple[str, str, str]] = [
     *((name, text, "a number of seconds above zero") for name in SECONDS for text in ("0", "-1", "nan", "inf", "soon")),
     *(("MULTIHOST_SLOTS", text, "a whole number of at least 1") for text in ("0", "-1", "1.5", "two", "٣", "1_0")),
+    *(("MULTIHOST_LABELS", text, "words separated by commas") for text in ("big gpu", "a,,b")),
+    ("MULTIHOST_THREADS", "0", "a whole number of at least 1"),
     ("MULTIHOST_QUEUE_SIZE", "-1", "a whole number of at least 0"),
     ("MULTIHOST_MAX_PAYLOAD", "1023", "a whole number of at least 1024"),
     ("MULTIHOST_LOG_LEVEL", "loud", "one of DEBUG, INFO, WARNING, ERROR, CRITICAL"),
