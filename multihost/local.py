@@ -100,7 +100,9 @@ def main() -> None:
             os.dup2(nothing.fileno(), sys.stdin.fileno())
         with open(ports) as lines:
             address = Address("127.0.0.1", int(lines.readline()))
-        runner = Runner(address, authkey, settings, joined=partial(_answer, order["answer"], address.port))
+        runner = Runner(
+            address, authkey, settings, joined=partial(_answer, order["answer"], address.port), forward_output=False
+        )
         signal.signal(signal.SIGTERM, runner.drain)
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # the worker ends with the master
         runner.run()

@@ -5,12 +5,15 @@ work at a time. The others are kept warm for a while, so that a client who comes
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any
 
+from multihost.errors import TaskTimeout
+from multihost.payload import dump_error
+from multihost.runner.children import TIMEOUT, Child, Item
 from multihost.runner.events import (
     ChildDied,
+    Condemn,
     Connected,
     Disconnected,
     DrainAsked,
@@ -19,16 +22,28 @@ from multihost.runner.events import (
     Event,
     Exit,
     Finished,
+    Interrupt,
     Keep,
     Kill,
+    Lent,
     Note,
+    Printed,
     Received,
+    RelayClosed,
+    Relayed,
+    RelayOpened,
+    Retire,
     Run,
     Send,
     Start,
+    Started,
     StartFailed,
+    Tell,
     Tick,
+    Unstarted,
 )
+from multihost.runner.limits import RETIRE_SECONDS, STOP_GRACE_SECONDS, TIMEOUT_GRACE_SECONDS, Limits
+from multihost.runner.relays import Relays
 
 # How much work a worker holds, by the measured time of the functions: enough to hide the way to the master, little
 # enough that no other worker idles while tasks wait here.
@@ -42,41 +57,31 @@ MAX_REST_SECONDS = 30.0
 WARM_CHILDREN = 4  # idle children of other sessions; each costs memory and saves the start of a process and its imports
 
 
-class Item(NamedTuple):
-    """A leased task, in the worker's hands."""
-
-    token: int
-    session: str
-    function_id: str
-    needs: tuple[str, ...]
-    payload: bytes
-
-
-@dataclass(slots=True, eq=False)
-class Child:
-    """A child process, and the tasks it was given and has not finished, the running one first."""
-
-    number: int
-    session: str
-    needs: tuple[str, ...]
-    functions: set[str] = field(default_factory=set)
-    running: OrderedDict[int, Item] = field(default_factory=OrderedDict)
-
-
 class RunnerCore:
-    """See the module."""
+    """See the module.
 
-    def __init__(self, slots: int, drain_timeout: float) -> None:
-        self._slots = slots
-        self._drain_timeout = drain_timeout  # seconds
+    Args:
+        slots: how many children work at a time.
+        drain_timeout: seconds that running tasks have after a drain was asked for.
+        threads: how many tasks a child runs at a time.
+        name: of the worker, for errors.
+    """
+
+    def __init__(self, slots: int, drain_timeout: float, threads: int = 1, name: str = "") -> None:
+        self._slots, self._threads = slots, threads
+        self._drain_timeout = drain_timeout
+        self._name = name
         self._queue: deque[Item] = deque()  # leased and not yet given to a child
         self._children: OrderedDict[int, Child] = OrderedDict()  # longest unused first
+        self._retiring: dict[int, float] = {}  # children that end by themselves, and when that will have taken too long
         self._next_child = 1
         self._blobs: set[str] = set()  # ids of those that are kept
-        self._seconds: dict[str, float] = {}  # function id -> running mean of its duration
-        self._recent = ""  # the function whose task ended last
+        self._seconds: dict[tuple[str, bool], float] = {}  # what an item is measured as -> running mean of its duration
+        self._recent: tuple[str, bool] = ("", False)  # as what the task that ended last was measured
         self._announced = 0  # what the master thinks we want
         self._progress = 0.0  # when a task last started or ended here
+        self._limits = Limits()
+        self._relays = Relays()
         self._connected = False
         self._drain_until: float | None = None
         self._draining = False  # whether the master knows of the drain, so that no grant is under way any more
@@ -88,6 +93,13 @@ class RunnerCore:
             Disconnected: self._disconnect,
             Received: self._receive,
             Finished: self._finish,
+            Started: self._started,
+            Printed: self._printed,
+            Unstarted: self._unstarted,
+            Lent: self._lent,
+            RelayOpened: self._relay_opened,
+            Relayed: self._relayed,
+            RelayClosed: self._relay_closed,
             ChildDied: self._child_died,
             StartFailed: self._start_failed,
             DrainAsked: self._drain_asked,
@@ -97,12 +109,17 @@ class RunnerCore:
     @property
     def held(self) -> int:
         """How many leases this worker holds."""
-        return len(self._queue) + sum(len(child.running) for child in self._children.values())
+        return len(self._queue) + sum(child.leases for child in self._children.values())
 
     @property
     def impatient(self) -> bool:
         """Whether a ``Tick`` is due within ``STUCK_SECONDS``: tasks wait here, or the drain has a deadline."""
         return bool(self._queue) or self._drain_until is not None or self._rest_until is not None
+
+    def next_deadline(self) -> float | None:
+        """When a ``Tick`` is due in any case: a task's time is up, or a child takes too long to end."""
+        deadlines = [self._limits.next(), *self._retiring.values()]
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Apply one event; the effects are to be performed in order."""
@@ -129,6 +146,8 @@ class RunnerCore:
         self._connected = False
         self._queue.clear()
         self._seconds.clear()
+        self._limits.clear()
+        self._relays.clear()
         blobs, self._blobs = sorted(self._blobs), set()
         return [*(effect for child in [*self._children.values()] for effect in self._kill(child)), Drop(blobs)]
 
@@ -136,13 +155,19 @@ class RunnerCore:
         effects: list[Effect] = []
         for message in event.batch:
             match message:
-                case ("grant", str(session), str(function_id), tuple(needs), dict(), list(tasks)):
-                    items = [Item(token, session, function_id, needs, payload) for token, payload in tasks]
-                    self._announced = max(0, self._announced - len(items))
-                    self._queue.extend(items)
+                case ("grant", str(session), str(function_id), tuple(needs), dict(options), list(tasks)):
+                    self._announced = max(0, self._announced - len(tasks))
+                    self._queue.extend(
+                        Item(token, session, function_id, needs, payload, options) for token, payload in tasks
+                    )
                 case ("blob", str(blob_id), bytes(content)):
                     self._blobs.add(blob_id)
                     effects.append(Keep(blob_id, content))
+                case ("stop", list(tokens)):
+                    effects += self._stop(set(tokens), now)
+                case ("relay_open" | "relay" as name, int(number), content):
+                    if (owner := self._relays.inward(number)) is not None:
+                        effects.append(Tell(owner[0], (name, owner[1], content)))
                 case ("forget", str(session), list(blob_ids)):
                     effects += self._forget(session, blob_ids)
                 case ("draining",):
@@ -153,56 +178,192 @@ class RunnerCore:
             effects += self._give_back_queue()
         return effects
 
+    def _stop(self, tokens: set[int], now: float) -> list[Effect]:
+        """These leases are void: drop what waits, and end what a child has, started or not."""
+        self._queue = deque(item for item in self._queue if item.token not in tokens)
+        effects: list[Effect] = []
+        for child in self._children.values():
+            for token in child.running.keys() & tokens:
+                child.running[token].void = True
+                effects.append(Interrupt(child.number, token, None))
+                self._limits.kill_at(token, child.number, now + STOP_GRACE_SECONDS)
+        return effects
+
     def _forget(self, session: str, blob_ids: list[str]) -> list[Effect]:
         self._queue = deque(item for item in self._queue if item.session != session)
         effects = [e for child in [*self._children.values()] if child.session == session for e in self._kill(child)]
         for blob_id in blob_ids:
             self._blobs.discard(blob_id)
-            self._seconds.pop(blob_id, None)
+            for chunk in (False, True):
+                self._seconds.pop((blob_id, chunk), None)
         return [*effects, Drop(blob_ids)]
 
-    # --- children ----------------------------------------------------------------------------------------------
+    # --- what children say -------------------------------------------------------------------------------------
 
     def _finish(self, event: Finished, now: float) -> list[Effect]:
         child = self._children.get(event.child)
         if child is None:
             return []  # it was killed while this was under way
-        outcomes = [outcome for outcome in event.outcomes if outcome[0] in child.running]
+        parts = [row for row in event.parts if self._note_part(child, *row[:2])]
+        effects: list[Effect] = [Send(("parts", parts))] if parts else []
         each = event.seconds / max(1, len(event.outcomes))
-        for token, _, _ in outcomes:
-            self._recent = child.running.pop(token).function_id
-            mean = self._seconds.setdefault(self._recent, each)
-            self._seconds[self._recent] = mean + (each - mean) / 8
+        outcomes = [outcome for outcome in event.outcomes if self._note_outcome(child, outcome[0], each)]
+        if outcomes:
+            effects.append(Send(("settle", outcomes)))
         self._rest_seconds = 0.0
         self._progress = now
-        return [Send(("settle", outcomes))]
+        return [*effects, *self._retire_if_worn(child, now), *self._thin_out()]
 
-    def _child_died(self, event: ChildDied, now: float) -> list[Effect]:
-        child = self._children.pop(event.child, None)
+    def _note_part(self, child: Child, token: int, count: int) -> bool:
+        """Whether the master is to hear that so many more items of a chunk have ended."""
+        item = child.running.get(token)
+        if item is None or item.void or not item.chunk or count < 1:
+            return False
+        done = item.options.get("done", 0)
+        assert isinstance(done, int)
+        item.options = {**item.options, "done": done + count}
+        return True
+
+    def _note_outcome(self, child: Child, token: int, seconds: float) -> bool:
+        """Whether the master is to hear how a task has ended."""
+        item = child.running.pop(token, None)
+        if item is None:
+            return False  # made up
+        self._limits.lift(token)
+        if item.void:
+            return False
+        self._recent = item.measure
+        mean = self._seconds.setdefault(self._recent, seconds)
+        self._seconds[self._recent] = mean + (seconds - mean) / 8
+        return True
+
+    def _started(self, event: Started, now: float) -> list[Effect]:
+        child = self._children.get(event.child)
+        item = None if child is None else child.running.get(event.token)
+        if item is not None and not item.void:
+            match item.options.get(TIMEOUT):
+                case float(seconds):
+                    item.retry = event.retry
+                    self._limits.interrupt_at(item.token, event.child, now + seconds)
+        return []
+
+    def _printed(self, event: Printed, now: float) -> list[Effect]:
+        child = self._children.get(event.child)
         if child is None:
             return []
-        if not child.running:
-            return [Note("warning", f"an idle child process ended: {event.reason}")]
-        token, _ = child.running.popitem(last=False)
-        self._queue.extendleft(reversed(child.running.values()))
+        rows = [row for row in event.rows if row[0] in child.running and not child.running[row[0]].void]
+        return [Send(("output", rows))] if rows else []
+
+    def _unstarted(self, event: Unstarted, now: float) -> list[Effect]:
+        """A child waits for tasks of its own: what it was to run after that must not wait for it."""
+        if (child := self._children.get(event.child)) is None:
+            return []
+        items = [child.running.pop(token) for token in event.tokens if token in child.running]
+        if child.left is not None:
+            child.left += len(items)
+        self._queue_again(items)
         self._progress = now
-        return [
-            Note("warning", f"a child process ended in the middle of a task: {event.reason}"),
-            Send(("settle", [(token, "lost", event.reason.encode())])),
-        ]
+        return []
+
+    def _lent(self, event: Lent, now: float) -> list[Effect]:
+        child = self._children.get(event.child)
+        if child is None:
+            return []
+        child.lending = event.lending
+        self._progress = now
+        return [*self._retire_if_worn(child, now), *self._thin_out()]
+
+    def _relay_opened(self, event: RelayOpened, now: float) -> list[Effect]:
+        child = self._children.get(event.child)
+        number = None if child is None else self._relays.open(event.child, event.channel)
+        if child is None or number is None:
+            return []
+        return [Send(("relay_open", number, child.session, event.info))]
+
+    def _relayed(self, event: Relayed, now: float) -> list[Effect]:
+        number = self._relays.outward(event.child, event.channel)
+        return [] if number is None else [Send(("relay", number, event.batch))]
+
+    def _relay_closed(self, event: RelayClosed, now: float) -> list[Effect]:
+        number = self._relays.close(event.child, event.channel)
+        return [] if number is None else [Send(("relay_close", number))]
+
+    # --- children that end -------------------------------------------------------------------------------------
+
+    def _child_died(self, event: ChildDied, now: float) -> list[Effect]:
+        retired = self._retiring.pop(event.child, None) is not None
+        child = self._children.pop(event.child, None)
+        effects = self._close_channels(event.child)
+        if retired or child is None:
+            return effects
+        items = list(child.running.values())
+        if not items and not child.condemned:
+            return [*effects, Note("warning", f"an idle child process ended: {event.reason}")]
+        self._progress = now
+        for item in items:
+            self._limits.lift(item.token)
+        late = [item for item in items if item.overdue and not item.void]
+        if late:
+            effects.append(Send(("settle", [self._timed_out(item, event.stack) for item in late])))
+        rest = [item for item in items if not item.overdue and not item.void]
+        # Behind a task that was stopped, nothing had started; with threads, what had is repeated unpenalised.
+        if child.condemned or late or not rest or (items[0].void and self._threads == 1):
+            self._queue_again(rest)
+            return effects
+        return effects + self._blame(rest, event.reason)
+
+    def _timed_out(self, item: Item, stack: str) -> tuple[int, str, bytes]:
+        seconds = item.options[TIMEOUT]
+        assert isinstance(seconds, float)
+        return item.token, "retry" if item.retry else "error", dump_error(TaskTimeout(seconds, self._name, True, stack))
+
+    def _blame(self, items: list[Item], reason: str) -> list[Effect]:
+        """Find out which of a dead child's tasks it died of: only if it had but one, that is certain.
+
+        Outcomes of tiny tasks (and items) may have died with it. So they run again here, each apart and handing over
+        what ends at once, and then the one that it died of is the only one that is lost.
+        """
+        if len(items) == 1 and (items[0].careful or not items[0].chunk):
+            return [
+                Note("warning", f"a child process ended in the middle of a task: {reason}"),
+                Send(("settle", [(items[0].token, "lost", reason.encode())])),
+            ]
+        self._queue_again([item.with_care() for item in items])
+        return [Note("warning", f"a child process ended with {len(items)} tasks, which run again one by one: {reason}")]
 
     def _start_failed(self, event: StartFailed, now: float) -> list[Effect]:
         """Not the tasks' fault: others may have them, and this worker rests, longer each time it fails again."""
         if (child := self._children.pop(event.child, None)) is not None:
-            self._queue.extendleft(reversed(child.running.values()))
+            self._queue_again(child.running.values())
         self._rest_seconds = min(MAX_REST_SECONDS, 2 * self._rest_seconds or 1.0)
         self._rest_until = now + self._rest_seconds
         text = f"no process could be started ({event.reason}); this worker rests for {self._rest_seconds:g} s"
         return [Note("error", text), *self._give_back_queue()]
 
+    def _queue_again(self, items: Iterable[Item]) -> None:
+        """Put tasks that a child had to the front, in order, but for those that were cancelled."""
+        tasks = [*items]
+        for item in tasks:
+            self._limits.lift(item.token)
+        self._queue.extendleft(item for item in reversed(tasks) if not item.void)
+
+    def _retire_if_worn(self, child: Child, now: float) -> list[Effect]:
+        if not child.worn or not child.idle:
+            return []
+        del self._children[child.number]
+        self._retiring[child.number] = now + RETIRE_SECONDS
+        return [Retire(child.number)]
+
     def _kill(self, child: Child) -> list[Effect]:
         del self._children[child.number]
-        return [Kill(child.number)]
+        for token in child.running:
+            self._limits.lift(token)
+        return [Kill(child.number), *self._close_channels(child.number)]
+
+    def _close_channels(self, child: int) -> list[Effect]:
+        return [Send(("relay_close", number)) for number in self._relays.close_all(child)]
+
+    # --- which child gets what ---------------------------------------------------------------------------------
 
     def _assign(self, now: float) -> list[Effect]:
         """Give queued tasks to children: to those of the same session and code, or to a new one in a free slot."""
@@ -211,10 +372,13 @@ class RunnerCore:
             item = self._queue[0]
             child = self._child_for(item)
             if child is None:
-                if sum(1 for c in self._children.values() if c.running) >= self._slots:
+                if self._busy() >= self._slots:
                     break
                 effects += self._make_room()
-                child = Child(self._next_child, item.session, item.needs)
+                lifetime = item.options.get("lifetime")
+                child = Child(
+                    self._next_child, item.session, item.needs, lifetime if isinstance(lifetime, int) else None
+                )
                 self._next_child += 1
                 self._children[child.number] = child
                 effects.append(Start(child.number, child.needs))
@@ -222,40 +386,63 @@ class RunnerCore:
             self._progress = now
         return effects
 
+    def _busy(self) -> int:
+        return sum(child.busy for child in self._children.values())
+
     def _child_for(self, item: Item) -> Child | None:
         """The child that can take ``item`` now: an idle one, or, when no slot is free, one whose pipe holds little."""
-        suitable = [c for c in self._children.values() if (c.session, c.needs) == (item.session, item.needs)]
+        suitable = [child for child in self._children.values() if child.suits(item)]
         best = min(suitable, key=lambda child: len(child.running), default=None)
         if best is None:
             return None
-        free = sum(1 for child in self._children.values() if child.running) < self._slots
-        most = 0 if free else self._room(item.function_id) // 2
+        free = self._busy() < self._slots
+        most = 0 if free else max(self._room(item) // 2, self._threads - 1)
         wakes = not best.running  # it would be one more at work
         return best if len(best.running) <= most and (free or not wakes) else None
 
-    def _room(self, function_id: str) -> int:
-        """How many tasks of a function may lie in a child's pipe."""
-        seconds = self._seconds.get(function_id)
-        return 1 if seconds is None else max(1, min(MAX_HELD, int(CHILD_SECONDS / max(seconds, 1e-7))))
+    def _room(self, item: Item) -> int:
+        """How many tasks like this one a child may have, running and in its pipe."""
+        seconds = self._seconds.get(item.measure)
+        if seconds is None or item.careful or TIMEOUT in item.options:
+            return self._threads
+        return self._threads * max(1, min(MAX_HELD, int(CHILD_SECONDS / max(seconds, 1e-7))))
+
+    def _portion(self, child: Child, first: Item) -> int:
+        """How many tasks like ``first`` to give to a child at once."""
+        room = self._room(first)
+        if room == self._threads:
+            room -= len(child.running)
+        share = -(-len(self._queue) // self._slots)
+        return min(room, share) if child.left is None else min(room, share, child.left)
 
     def _hand_over(self, child: Child, first: Item) -> Run:
-        portion = min(self._room(first.function_id), -(-len(self._queue) // self._slots))
+        portion = 1 if first.careful else self._portion(child, first)
         tasks: list[tuple[int, bytes]] = []
         while self._queue and len(tasks) < portion:
             item = self._queue[0]
-            if (item.session, item.function_id) != (first.session, first.function_id):
+            if not item.resembles(first):
                 break
             self._queue.popleft()
             child.running[item.token] = item
             tasks.append((item.token, item.payload))
+        if child.left is not None:
+            child.left -= len(tasks)
         new = first.function_id not in child.functions
         child.functions.add(first.function_id)
         self._children.move_to_end(child.number)
-        return Run(child.number, first.function_id, new, tasks)
+        return Run(child.number, first.function_id, new, tasks, first.options)
 
     def _make_room(self) -> list[Effect]:
-        idle = [child for child in self._children.values() if not child.running]
+        idle = [child for child in self._children.values() if child.idle]
         return self._kill(idle[0]) if len(idle) >= WARM_CHILDREN else []
+
+    def _thin_out(self) -> list[Effect]:
+        """End children that only the waiting of others had brought about."""
+        excess = sum(not child.lending for child in self._children.values()) - self._slots - WARM_CHILDREN + 1
+        if excess <= 0:
+            return []
+        idle = [child for child in self._children.values() if child.idle]
+        return [effect for child in idle[:excess] for effect in self._kill(child)]
 
     # --- how much to ask for -----------------------------------------------------------------------------------
 
@@ -264,22 +451,24 @@ class RunnerCore:
         if not self._connected or self._drain_until is not None:
             return []
         target = self._target()
-        want = 0 if self._rest_until is not None else max(0, target - self.held)
+        lent = sum(child.leases for child in self._children.values() if child.lending)
+        want = 0 if self._rest_until is not None else max(0, target - (self.held - lent))
         change = abs(want - self._announced)
         # A small change is only worth a message while each slot has more than the task it runs.
-        if not change or (want and target > self._slots and 4 * change < target):
+        if not change or (want and target > self._slots * self._threads and 4 * change < target):
             return []
         self._announced = want
         return [Send(("want", want))]
 
     def _target(self) -> int:
         """How many tasks to hold: what the slots finish soon, by the slowest function that runs now or ran last."""
-        running = {next(iter(c.running.values())).function_id for c in self._children.values() if c.running}
-        measured = [self._seconds.get(function_id) for function_id in running or {self._recent}]
+        running = {next(iter(c.running.values())).measure for c in self._children.values() if c.busy}
+        measured = [self._seconds.get(measure) for measure in running or {self._recent}]
+        places = self._slots * self._threads
         if None in measured:
-            return self._slots
+            return places
         slowest = max(seconds for seconds in measured if seconds is not None)
-        return self._slots * max(1, min(MAX_HELD, int(HOLD_SECONDS / max(slowest, 1e-7))))
+        return places * max(1, min(MAX_HELD, int(HOLD_SECONDS / max(slowest, 1e-7))))
 
     def _give_back_queue(self) -> list[Effect]:
         tokens = [item.token for item in self._queue]
@@ -293,13 +482,35 @@ class RunnerCore:
             return self._stop_running()
         if self._rest_until is not None and now >= self._rest_until:
             self._rest_until = None
+        effects = self._enforce(now)
         if self._queue and now - self._progress > STUCK_SECONDS:
             # What runs takes longer than its function used to: let others have what waits behind it.
             for child in self._children.values():
                 for item in child.running.values():
-                    self._seconds[item.function_id] = max(self._seconds.get(item.function_id, 0.0), HOLD_SECONDS)
-            return self._give_back_queue()
-        return []
+                    self._seconds[item.measure] = max(self._seconds.get(item.measure, 0.0), HOLD_SECONDS)
+            effects += self._give_back_queue()
+        return effects
+
+    def _enforce(self, now: float) -> list[Effect]:
+        """Interrupt tasks whose time is up, and kill children that did not end one in time."""
+        effects: list[Effect] = []
+        for token, due in self._limits.take_due(now):
+            child = self._children[due.child]
+            item = child.running[token]
+            if not due.kill:
+                item.overdue = True
+                seconds = item.options[TIMEOUT]
+                assert isinstance(seconds, float)
+                effects.append(Interrupt(child.number, token, seconds))
+                self._limits.kill_at(token, child.number, now + TIMEOUT_GRACE_SECONDS)
+            elif not child.condemned and [*child.running].index(token) < self._threads:
+                child.condemned = True
+                effects.append(Condemn(child.number))
+            # Otherwise it has not started, and will not, for the child knows that it was cancelled.
+        for number in [number for number, at in self._retiring.items() if at <= now]:
+            del self._retiring[number]
+            effects += [Kill(number), *self._close_channels(number)]
+        return effects
 
     def _drain_asked(self, event: DrainAsked, now: float) -> list[Effect]:
         if self._drain_until is not None:
@@ -313,7 +524,7 @@ class RunnerCore:
         self._draining = True
         effects = self._give_back_queue()
         busy = [child for child in self._children.values() if child.running]
-        tokens = [token for child in busy for token in child.running]
+        tokens = [item.token for child in busy for item in child.running.values() if not item.void]
         for child in busy:
             effects += self._kill(child)
         return [*effects, Send(("give_back", tokens))] if tokens else effects

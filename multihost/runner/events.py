@@ -1,6 +1,6 @@
 """What the runner's core is told, and what it wants done about it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from multihost.wire.messages import Message
 
@@ -20,16 +20,68 @@ class Received(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """Outcomes (token, kind, content) from a child, and the seconds it worked for them."""
+    """Outcomes (token, kind, content) from a child, the seconds they took, and parts (token, count, content)."""
 
     child: int
     outcomes: list[tuple[int, str, bytes]]
     seconds: float
+    parts: list[tuple[int, int, bytes]] = []  # noqa: RUF012  nobody changes it
+
+
+class Started(NamedTuple):
+    """A child calls the function of a task that has a time limit; ``retry``: whether that is worth another try."""
+
+    child: int
+    token: int
+    retry: bool = False
+
+
+class Printed(NamedTuple):
+    """What tasks printed: (token, text)."""
+
+    child: int
+    rows: list[tuple[int, str]]
+
+
+class Unstarted(NamedTuple):
+    """A child will not run these tasks after all."""
+
+    child: int
+    tokens: list[int]
+
+
+class Lent(NamedTuple):
+    """Whether a child waits for tasks of its own."""
+
+    child: int
+    lending: bool
+
+
+class RelayOpened(NamedTuple):
+    """A task opens a session, on a channel that is the child's own number for it."""
+
+    child: int
+    channel: int
+    info: dict[str, object]
+
+
+class Relayed(NamedTuple):
+    child: int
+    channel: int
+    batch: list[Any]
+
+
+class RelayClosed(NamedTuple):
+    child: int
+    channel: int
 
 
 class ChildDied(NamedTuple):
+    """``stack``: where its Python stood when it was interrupted last, if it was."""
+
     child: int
     reason: str
+    stack: str = ""
 
 
 class StartFailed(NamedTuple):
@@ -47,7 +99,8 @@ class Tick(NamedTuple):
     pass
 
 
-Event = Connected | Disconnected | Received | Finished | ChildDied | StartFailed | DrainAsked | Tick
+FromChild = Finished | Started | Printed | Unstarted | Lent | RelayOpened | Relayed | RelayClosed | ChildDied
+Event = Connected | Disconnected | Received | FromChild | StartFailed | DrainAsked | Tick
 
 
 class Send(NamedTuple):
@@ -79,9 +132,39 @@ class Run(NamedTuple):
     function_id: str
     new: bool
     tasks: list[tuple[int, bytes]]
+    options: dict[str, object] = {}  # noqa: RUF012  nobody changes it
+
+
+class Interrupt(NamedTuple):
+    """Have a child end one task, started or not; ``seconds``: the timeout it has spent, None for a cancelled one."""
+
+    child: int
+    token: int
+    seconds: float | None
+
+
+class Tell(NamedTuple):
+    """Pass a message on to a child."""
+
+    child: int
+    message: Message
+
+
+class Retire(NamedTuple):
+    """Have an idle child end by itself; its death is told."""
+
+    child: int
+
+
+class Condemn(NamedTuple):
+    """Kill a child; its death is told."""
+
+    child: int
 
 
 class Kill(NamedTuple):
+    """Kill a child, and tell nothing more of it."""
+
     child: int
 
 
@@ -94,4 +177,4 @@ class Note(NamedTuple):
     text: str
 
 
-Effect = Send | Keep | Drop | Start | Run | Kill | Exit | Note
+Effect = Send | Keep | Drop | Start | Run | Interrupt | Tell | Retire | Condemn | Kill | Exit | Note

@@ -14,7 +14,7 @@ from types import FrameType
 from multihost.errors import ProtocolError
 from multihost.runner import events
 from multihost.runner.core import STUCK_SECONDS, RunnerCore
-from multihost.runner.slots import Report, Slots
+from multihost.runner.slots import Slots
 from multihost.settings import Address, Settings
 from multihost.wire.connection import Connection, GivenUp, Patience, attach
 from multihost.wire.messages import Message
@@ -25,18 +25,25 @@ logger = logging.getLogger(__name__)
 class Runner:
     """One worker. ``run`` returns when it has drained; its main thread never runs what clients send.
 
-    ``joined`` is called once, when the master has first accepted it.
+    Args:
+        joined: called once, when the master has first accepted it.
+        forward_output: whether what tasks print goes to their clients, besides to this worker's own output.
     """
 
     def __init__(
-        self, address: Address, authkey: bytes, settings: Settings, joined: Callable[[], None] | None = None
+        self,
+        address: Address,
+        authkey: bytes,
+        settings: Settings,
+        joined: Callable[[], None] | None = None,
+        forward_output: bool = True,
     ) -> None:
         self._joined = joined
         self._address, self._authkey, self._settings = address, authkey, settings
         self._worker_id = secrets.token_hex(8)
-        self._core = RunnerCore(settings.slots, settings.drain_timeout)
+        self._core = RunnerCore(settings.slots, settings.drain_timeout, settings.threads, settings.name)
         self._selector = selectors.DefaultSelector()
-        self._slots = Slots(self._selector, settings.name)
+        self._slots = Slots(self._selector, settings.name, settings.threads, forward_output)
         self._connection: Connection | None = None
         self._attached = 0.0  # when it began, in monotonic seconds
         self._patience = Patience()
@@ -81,7 +88,12 @@ class Runner:
 
     def _attach(self) -> None:
         settings = self._settings
-        info: dict[str, object] = {"worker": self._worker_id, "name": settings.name, "slots": settings.slots}
+        info: dict[str, object] = {
+            "worker": self._worker_id,
+            "name": settings.name,
+            "slots": settings.slots * settings.threads,
+            "labels": settings.labels,
+        }
         connection, answer = attach(
             self._address, self._authkey, "worker", info, settings.connect_timeout, self._stopping
         )
@@ -91,7 +103,7 @@ class Runner:
         self._connection = connection
         self._selector.register(connection, selectors.EVENT_READ, (self._master_ready, None))
         self._beat = self._attached = time.monotonic()
-        logger.info("joined the master at %s as %s with %d slots", self._address, settings.name, settings.slots)
+        logger.info("joined the master at %s as %s with %d slots", self._address, settings.name, info["slots"])
         self._handle(events.Connected())
         if self._joined is not None:
             self._joined()
@@ -124,15 +136,17 @@ class Runner:
         patience = max(0.0, self._beat + self._heartbeat_seconds - now)
         if self._core.impatient:
             patience = min(patience, STUCK_SECONDS / 2)
+        if (deadline := self._core.next_deadline()) is not None:
+            patience = min(patience, max(0.0, deadline - now))
         failed, self._failed_starts = self._failed_starts, []
         for failure in failed:
             self._handle(failure)
-        reports: list[Report] = []
+        heard: list[events.Event] = []
         for key, ready in self._selector.select(0.0 if failed else patience):
             method, subject = key.data
-            reports += method(subject, ready) or ()
-        for report in reports:
-            self._report(report)
+            heard += method(subject, ready) or ()
+        for event in heard:
+            self._handle(event)
         now = time.monotonic()
         if self._connection is not None and (silence := self._connection.silence()) > self._lease_timeout:
             raise ConnectionError(f"it has been silent for {silence:.1f} s")
@@ -140,7 +154,7 @@ class Runner:
             # Even when there was much to say: the master answers a heartbeat, so we hear that it lives.
             self._outbox.append(("heartbeat",))
             self._beat = now
-        if self._core.impatient:
+        if self._core.impatient or (deadline is not None and now >= deadline):
             self._handle(events.Tick())
 
     def _flush(self) -> None:
@@ -165,12 +179,6 @@ class Runner:
         for _ in self._woken.recv(64):
             self._handle(events.DrainAsked())
 
-    def _report(self, report: Report) -> None:
-        if report.died:
-            self._handle(events.ChildDied(report.child, report.died))
-        else:
-            self._handle(events.Finished(report.child, report.outcomes, report.seconds))
-
     # --- effects -----------------------------------------------------------------------------------------------
 
     def _handle(self, event: events.Event) -> None:
@@ -178,14 +186,22 @@ class Runner:
             match effect:
                 case events.Send(message):
                     self._outbox.append(message)
-                case events.Run(child, function_id, new, tasks):
-                    self._slots.run(child, function_id, new, tasks)
+                case events.Run():
+                    self._slots.run(effect)
                 case events.Keep(blob_id, content):
                     self._slots.keep(blob_id, content)
                 case events.Drop(blob_ids):
                     self._slots.drop(blob_ids)
                 case events.Start(child, needs):
                     self._start(child, needs)
+                case events.Interrupt(child, token, seconds):
+                    self._slots.interrupt(child, token, seconds)
+                case events.Tell(child, message):
+                    self._slots.tell(child, message)
+                case events.Retire(child):
+                    self._slots.retire(child)
+                case events.Condemn(child):
+                    self._slots.condemn(child)
                 case events.Kill(child):
                     self._slots.kill(child)
                 case events.Note(level, text):

@@ -1,40 +1,48 @@
-"""What a child process does: make the session's code importable, run tasks one after another, hand outcomes over.
+"""What a child process does: make the session's code importable, run tasks, and hand over how they ended.
 
-This is the only module of the worker in which what clients send is imported and run.
+    the worker --(pipe)--> Slot --> Backlog --> the main thread, or several threads, that call the functions
+               --(signal, control socket)--> Interrupts
+               <--(pipe)-- Outbox <-- outcomes, ChunkRun, Output, RelayDoor (sessions that tasks open)
+
+These are the only modules of the worker in which what clients send is imported and run.
 """
 
+import atexit
 import contextlib
 import ctypes
-import importlib.util
 import io
-import json
 import os
 import pickle
-import runpy
-import shutil
 import signal
+import socket
 import sys
-import tempfile
+import threading
 import time
-import types
-import zipfile
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
-from multiprocessing.process import current_process
 from pathlib import Path
+from types import CoroutineType, TracebackType
 from typing import Any
 
-from multihost import payload
-from multihost.errors import CodeNotFound, MultihostError, ResultTooLarge
+from multihost import enclosing, payload
+from multihost.errors import CodeNotFound, MultihostError, ResultTooLarge, TaskTimeout
+from multihost.runner.backlog import Backlog, Order
+from multihost.runner.chunk import ChunkRun
+from multihost.runner.coroutines import Coroutines
+from multihost.runner.door import RelayDoor
+from multihost.runner.interrupts import Interrupts, TaskStopped
+from multihost.runner.outbox import GATHER_SECONDS, Outbox
+from multihost.runner.output import Output, TaskStream
+from multihost.runner.sources import is_archive, make_ready
 
-# Outcomes of tiny tasks are gathered for so long before they are handed over; those of slower ones go at once.
-_GATHER_SECONDS = 0.001
 _PR_SET_PDEATHSIG = 1
 
-Function = Callable[..., object]
+Function = Callable[..., Any]
+Exceptions = tuple[type[BaseException], ...]
 
 
 @dataclass(frozen=True)
@@ -44,21 +52,22 @@ class SlotConfig:
     worker: str
     max_payload: int  # bytes
     directory: str  # where the archives of the session's own modules are unpacked, for all children
+    stack: str  # a file for the Python stack when a task is interrupted
+    threads: int  # how many tasks run at a time
+    forward_output: bool
+    needs: tuple[str, ...]  # ids of the blobs that come before any task
 
 
-def main(pipe: Connection, config: SlotConfig) -> None:
+def main(pipe: Connection, control: socket.socket, config: SlotConfig) -> None:
     """Serve until the worker closes the pipe."""
     # If the worker is killed, the fork server ends, and with it this process: what it ran is run elsewhere.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     _release_fork_server()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker, which drains
-    for stream in (sys.stdout, sys.stderr):
-        assert isinstance(stream, io.TextIOWrapper)
-        stream.reconfigure(line_buffering=True, write_through=False)  # whole lines, else those of two slots mix
-    slot = Slot(pipe, config)
+    slot = Slot(pipe, control, config)
     with contextlib.suppress(EOFError, OSError):  # the worker closed the pipe, or is gone
-        while True:
-            slot.receive(pickle.loads(pipe.recv_bytes()))
+        slot.serve()
+    atexit._run_exitfuncs()  # what tasks registered; a process of multiprocessing ends without
 
 
 def _release_fork_server() -> None:
@@ -70,71 +79,261 @@ def _release_fork_server() -> None:
 
 
 class Slot:
-    """The functions this process knows, and the outcomes it has not handed over yet."""
+    """The functions this process knows, and how it runs them."""
 
-    def __init__(self, pipe: Connection, config: SlotConfig) -> None:
+    def __init__(self, pipe: Connection, control: socket.socket, config: SlotConfig) -> None:
         self._pipe = pipe
         self._config = config
         self._definitions: dict[str, bytes] = {}
-        self._functions: dict[str, Function] = {}
+        self._functions: dict[str, tuple[Function, Exceptions]] = {}  # with the exceptions that are worth another try
         self._needs: dict[str, bytes] = {}  # archives and initializers, in the order in which they are wanted
+        self._preparing = threading.Lock()
         self._prepared = False
         self._unprepared: BaseException | None = None  # why the session's code cannot be imported
-        self._outcomes: list[tuple[int, str, bytes]] = []
-        self._since = 0.0
+        self._backlog = Backlog()
+        self._interrupts = Interrupts(control, config.stack, config.worker)
+        # (Token, depth) of the task that runs in this thread or coroutine, where several run at a time.
+        self._here: ContextVar[tuple[int, int] | None] = ContextVar("multihost_task", default=None)
+        self._running: dict[int, int] = {}  # token -> depth
+        self._output = Output(self._whose, config.forward_output, self._interrupts)
+        self._outbox = Outbox(pipe, self._interrupts, self._output)
+        self._output.wake = self._outbox.pulse
+        self._coroutines = Coroutines(in_thread=config.threads > 1)
+        self._interrupts.cancel = self._coroutines.cancel
+        self._door = RelayDoor(
+            config.needs,
+            {"max_payload": config.max_payload},
+            self._outbox.send,
+            self._depth,
+            self._lend,
+            self._read_in_thread,
+            self._interrupts,
+        )
+        self._reading = threading.Lock()  # guards the three that follow
+        self._at_work = False  # whether the main thread runs tasks, rather than reads the pipe
+        self._reader_wanted = False
+        self._reader: threading.Thread | None = None
+        self._surround()
 
-    def receive(self, message: tuple[object, ...]) -> None:
+    def _surround(self) -> None:
+        """Have what tasks use know of us."""
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            assert isinstance(stream, io.TextIOWrapper)
+            setattr(sys, name, TaskStream(stream, name, self._output.write))
+        enclosing.door = self._door
+        os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        """A task forked this process: the copy must not speak to the worker."""
+        self._outbox.close()
+        self._output.forget()
+        enclosing.door = None
+
+    # --- what comes through the pipe ---------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Run tasks until the worker closes the pipe. Raises: EOFError, OSError, when that happens."""
+        if self._config.threads > 1:
+            for number in range(self._config.threads):
+                threading.Thread(target=self._work_forever, name=f"multihost-{number}", daemon=True).start()
+            self._read_forever()
+        while self._reader is None:
+            self._receive(pickle.loads(self._pipe.recv_bytes()))
+            self._set_at_work(True)
+            self._work()
+            self._set_at_work(False)
+        self._work_forever()
+
+    def _receive(self, message: tuple[object, ...]) -> None:
         match message:
-            case ("need", str(blob_id), bytes(content)):
-                self._needs[blob_id] = content
+            case ("run", str(function_id), dict(options), list(tasks)):
+                if refused := self._backlog.add(Order(function_id, options), tasks):
+                    self._outbox.send(("unstarted", refused))
             case ("function", str(function_id), bytes(definition)):
                 self._definitions[function_id] = definition
-            case ("run", str(function_id), list(tasks)):
-                self._since = time.perf_counter()
-                for token, arguments in tasks:
-                    self._outcomes.append((token, *self._run(function_id, arguments)))
-                    if time.perf_counter() - self._since > _GATHER_SECONDS:
-                        self._hand_over()
-                if self._outcomes:
-                    self._hand_over()
+            case ("need", str(blob_id), bytes(content)):
+                self._needs[blob_id] = content
+                if is_archive(content):
+                    self._door.archives = (*self._door.archives, blob_id)
+            case _:
+                self._door.deliver(message)
 
-    def _hand_over(self) -> None:
-        now = time.perf_counter()
-        self._pipe.send_bytes(pickle.dumps((self._outcomes, now - self._since), protocol=5))
-        self._outcomes, self._since = [], now
+    def _set_at_work(self, at_work: bool) -> None:
+        with self._reading:
+            self._at_work = at_work
+            if self._reader_wanted and at_work:
+                self._start_reader()
 
-    def _run(self, function_id: str, arguments: bytes) -> tuple[str, bytes]:
-        """Run one task: its outcome's kind and content. Nothing that a task raises ends this process."""
+    def _read_in_thread(self) -> None:
+        """From now on the pipe is to be read while tasks run, too. Where they run in threads, the main one does it."""
+        if self._config.threads == 1:
+            with self._interrupts, self._reading:
+                self._reader_wanted = True
+                if self._at_work:
+                    self._start_reader()
+
+    def _start_reader(self) -> None:
+        if self._reader is None:
+            self._reader = threading.Thread(target=self._read_forever, name="multihost-reader", daemon=True)
+            self._reader.start()
+
+    def _read_forever(self) -> None:
         try:
-            function, (args, kwds) = self._load(function_id, arguments)
+            while True:
+                self._receive(pickle.loads(self._pipe.recv_bytes()))
+        except (EOFError, OSError):
+            self._backlog.close()
+
+    def _lend(self, lending: bool) -> None:
+        """Our slot may go to another child, and what we have not started with it; or we would have it back."""
+        unstarted = self._backlog.lend(lending)
+        self._outbox.send(("lend", lending))
+        if unstarted:
+            self._outbox.send(("unstarted", unstarted))
+
+    # --- tasks -------------------------------------------------------------------------------------------------
+
+    def _work_forever(self) -> None:
+        with contextlib.suppress(OSError):  # the worker is gone
+            while self._backlog.wait():
+                self._work()
+
+    def _work(self) -> None:
+        """Run what there is to run. Nothing that a task raises ends this process."""
+        began = handed = time.perf_counter()
+        while (task := self._backlog.take()) is not None:
+            order, token, arguments = task
+            kind, content = self._run(order, token, arguments)
+            self._output.end(token)
+            now = time.perf_counter()
+            self._outbox.put(token, kind, content, now - began)
+            began = now
+            if now - handed > GATHER_SECONDS or "careful" in order.options:
+                self._outbox.hand_over()
+                handed = now
+            elif self._backlog:
+                self._outbox.pulse()
+        self._outbox.hand_over()
+
+    def _run(self, order: Order, token: int, arguments: bytes) -> tuple[str, bytes]:
+        """Run one task: its outcome's kind and content."""
+        if self._interrupts.take_cancelled(token):
+            return "error", b""  # nobody waits for it
+        try:
+            function, retry_for, loaded = self._load(order.function_id, arguments)
+            if self._interrupts.take_cancelled(token):
+                return "error", b""
+            if "timeout" in order.options:
+                self._outbox.send(("started", token, issubclass(TaskTimeout, retry_for)))
         except BaseException as error:
-            return "error", self._dump_error(error)
+            return "error", self._dump_error(error, token)
         try:
+            self._enter(order, token)
+            if "chunk" in order.options:
+                return self._run_chunk(order, token, function, loaded)
+            args, kwds = loaded
             result = function(*args, **kwds)
+            if type(result) is CoroutineType:
+                result = self._coroutines.run(token, result)
+            self._leave(token)
         except BaseException as error:
-            if error.__traceback__ is not None:
-                error.__traceback__ = error.__traceback__.tb_next  # without this frame
-            return "error", self._dump_error(error)
+            self._leave(token)
+            kind = "retry" if isinstance(error, retry_for) else "error"
+            return kind, self._dump_error(error, token)
+        return self._pack(result, token)
+
+    def _run_chunk(self, order: Order, token: int, function: Function, items: Any) -> tuple[str, bytes]:
+        done: Any = order.options.get("done", 0)
+        gather = 0.0 if "careful" in order.options else GATHER_SECONDS
+        chunk = ChunkRun(done, self._config.max_payload, lambda error: self._dump_error(error, token))
+        self._outbox.begin_chunk(token, chunk)
+        call = self._caller(token, function, star=order.options["chunk"] == "starmap")
+        try:
+            chunk.run(call, items[done:], self._outbox.hand_over, gather, self._is_fatal)
+            self._leave(token)
+        except BaseException as error:
+            self._leave(token)
+            self._outbox.hand_over()
+            return "error", self._dump_error(error, token)
+        return "result", self._outbox.end_chunk(token)
+
+    def _caller(self, token: int, function: Function, star: bool) -> Callable[[Any], object]:
+        """What to call with each item of a chunk: nothing between it and the function that needs not be."""
+        code = getattr(function, "__code__", None)
+        if not star and code is not None and not code.co_flags & _MAY_BE_AWAITED:
+            return function
+
+        def call(item: Any) -> object:
+            result = function(*item) if star else function(item)
+            return self._coroutines.run(token, result) if type(result) is CoroutineType else result
+
+        return call
+
+    def _is_fatal(self, error: BaseException) -> bool:
+        """Whether an exception came from outside the task, to end it."""
+        return isinstance(error, TaskStopped) or error is self._interrupts.raised
+
+    def _pack(self, result: object, token: int) -> tuple[str, bytes]:
         try:
             content = payload.dumps(result)
         except Exception as error:
-            return "error", self._dump_error(MaybeEncodingError(error, result))
+            return "error", self._dump_error(MaybeEncodingError(error, result), token)
         if len(content) > self._config.max_payload:
-            return "error", self._dump_error(ResultTooLarge(len(content), self._config.max_payload))
+            return "error", self._dump_error(ResultTooLarge(len(content), self._config.max_payload), token)
         return "result", content
 
-    def _dump_error(self, error: BaseException) -> bytes:
-        return payload.dump_error(error, self._config.max_payload)
+    def _dump_error(self, error: BaseException, token: int) -> bytes:
+        """The bytes of a task's exception: its traceback begins in the user's code; what was printed last is a note."""
+        error.__traceback__ = _without_ours(error.__traceback__)
+        if error is self._interrupts.raised:
+            _cut_ours(error.__traceback__)
+        tail = self._output.tail(token)
+        if not tail:
+            return payload.dump_error(error, self._config.max_payload)
+        error.add_note(f"last output:\n{tail}")
+        content = payload.dump_error(error, self._config.max_payload)
+        error.__notes__.pop()  # it may be raised again, by another task
+        return content
 
-    def _load(
-        self, function_id: str, arguments: bytes
-    ) -> tuple[Function, tuple[tuple[object, ...], dict[str, object]]]:
+    # --- which task this is ------------------------------------------------------------------------------------
+
+    def _enter(self, order: Order, token: int) -> None:
+        depth: Any = order.options.get("depth", 0)
+        self._running[token] = depth
+        if self._config.threads == 1:
+            self._interrupts.running = token
+        else:
+            self._here.set((token, depth))
+
+    def _leave(self, token: int) -> None:
+        self._interrupts.running = None
+        self._running.pop(token, None)
+        if self._config.threads > 1:
+            self._here.set(None)
+            self._interrupts.take_cancelled(token)
+
+    def _whose(self) -> int | None:
+        """The token of the task that runs here; of the only one that runs, where a thread of its own asks."""
+        if (here := self._here.get()) is not None:
+            return here[0]
+        running = self._running
+        return next(iter(running), None) if len(running) == 1 else None
+
+    def _depth(self) -> int:
+        if (here := self._here.get()) is not None:
+            return here[1]
+        return max(self._running.values(), default=0)
+
+    # --- code --------------------------------------------------------------------------------------------------
+
+    def _load(self, function_id: str, arguments: bytes) -> tuple[Function, Exceptions, Any]:
         try:
             self._prepare()
-            function = self._functions.get(function_id)
-            if function is None:
-                function = self._functions[function_id] = payload.loads(self._definitions[function_id])  # type: ignore[assignment]
-            return function, payload.loads(arguments)  # type: ignore[return-value]
+            known = self._functions.get(function_id)
+            if known is None:
+                known = self._functions[function_id] = _with_retries(payload.loads(self._definitions[function_id]))
+            return *known, payload.loads(arguments)
         except MultihostError:
             raise
         except (ImportError, AttributeError) as error:
@@ -143,70 +342,40 @@ class Slot:
 
     def _prepare(self) -> None:
         """Import the session's code and call its initializer, once; what that raises is the outcome of each task."""
-        if not self._prepared:
-            self._prepared = True
-            needs = self._needs.items()
-            try:
-                beneath = Path(self._config.directory)
-                prepare([unpack(blob_id, content, beneath) for blob_id, content in needs if is_archive(content)])
-                for initializer in (content for _, content in needs if not is_archive(content)):
-                    call(initializer)
-            except BaseException as error:
-                self._unprepared = error
+        with self._preparing:
+            if not self._prepared:
+                self._prepared = True
+                try:
+                    make_ready(self._needs.items(), Path(self._config.directory))
+                except BaseException as error:
+                    self._unprepared = error
         if self._unprepared is not None:
             raise self._unprepared
 
 
-def call(pickled: bytes) -> None:
-    """Call a pickled (function, args)."""
-    unpickled: Any = payload.loads(pickled)
-    function, args = unpickled
-    function(*args)
+# Of a function's code: that it is a coroutine function, or was marked as if it were one.
+_MAY_BE_AWAITED = 0x80 | 0x100
 
 
-def is_archive(content: bytes) -> bool:
-    """Whether a blob is an archive of sources; if not, it is an initializer with its arguments."""
-    return content.startswith(b"PK")
+def _with_retries(function: Any) -> tuple[Function, Exceptions]:
+    return tuple(function) if isinstance(function, payload.Retrying) else (function, ())  # type: ignore[return-value]
 
 
-def unpack(archive_id: str, content: bytes, beneath: Path) -> Path:
-    """The directory with an archive's content; whichever child is first makes it, and makes it whole or not at all."""
-    directory = beneath / archive_id
-    if not directory.exists():
-        scratch = Path(tempfile.mkdtemp(dir=beneath))
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            archive.extractall(scratch)  # ZipFile strips from names what would lead out of the directory
-        try:
-            scratch.rename(directory)
-        except OSError:  # another child was faster
-            shutil.rmtree(scratch)
-    return directory
+def _without_ours(traceback: TracebackType | None) -> TracebackType | None:
+    """``traceback`` without the frames of this package at its beginning."""
+    first = traceback
+    while first is not None and _is_ours(first):
+        first = first.tb_next
+    return first
 
 
-def prepare(archives: list[Path]) -> None:
-    """Put the session's own modules first on ``sys.path``, and run its main script as spawn does."""
-    sys.path[:0] = map(str, archives)
-    for directory in archives:
-        manifest = json.loads((directory / payload.MANIFEST).read_text())
-        if manifest["main"] is not None:
-            _import_main(directory, manifest["main"], manifest["module"])
+def _cut_ours(traceback: TracebackType | None) -> None:
+    """End ``traceback`` where this package's signal handler begins."""
+    while traceback is not None:
+        if traceback.tb_next is not None and _is_ours(traceback.tb_next):
+            traceback.tb_next = None
+        traceback = traceback.tb_next
 
 
-def _import_main(directory: Path, file: str, module: str | None) -> None:
-    """As ``multiprocessing.spawn`` prepares a child: the script's definitions are there, its main block did not run."""
-    main = types.ModuleType("__mp_main__")
-    before = sys.modules["__main__"]
-    sys.modules["__main__"] = sys.modules["__mp_main__"] = main
-    # A script without the guard would start a pool of its own here; with this mark, that is an error which says so.
-    current_process()._inheriting = True  # type: ignore[attr-defined]
-    try:
-        if module is not None and importlib.util.find_spec(module) is not None:
-            content = runpy.run_module(module, run_name="__mp_main__", alter_sys=True)
-        else:
-            content = runpy.run_path(str(directory / file), run_name="__mp_main__")
-    except BaseException:
-        sys.modules["__main__"] = before
-        raise
-    finally:
-        del current_process()._inheriting  # type: ignore[attr-defined]
-    main.__dict__.update(content)
+def _is_ours(traceback: TracebackType) -> bool:
+    return str(traceback.tb_frame.f_globals.get("__name__")).startswith("multihost.runner.")

@@ -17,7 +17,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from multihost.errors import ProtocolError
-from multihost.runner import slot
+from multihost.runner import events, slot
+from multihost.runner.interrupts import INTERRUPT, stack_of_tasks
 from multihost.wire import messages
 from multihost.wire.frames import Buffer, FrameReader, frame
 
@@ -26,27 +27,31 @@ logger = logging.getLogger(__name__)
 _MAX_FRAME = 1 << 40  # a child's frames are bounded by the cap on one result, and by what it may gather
 _PRELOAD = ["multihost.runner.slot", "cloudpickle", "runpy", "traceback", "json", "zipimport"]
 _JOIN_SECONDS = 5.0
+_MAX_STACK_BYTES = 8 * 1024
+
+
+_FROM_CHILD: dict[str, type[events.FromChild]] = {
+    "started": events.Started,
+    "output": events.Printed,
+    "unstarted": events.Unstarted,
+    "lend": events.Lent,
+    "relay_open": events.RelayOpened,
+    "relay": events.Relayed,
+    "relay_close": events.RelayClosed,
+}
 
 
 @dataclass(slots=True, eq=False)
 class _Process:
-    """One child: its process, our end of its pipe, and what waits to be written there."""
+    """One child: its process, our ends of its pipe and of its control socket, and what waits to be written."""
 
     number: int
     process: ForkServerProcess
     pipe: socket.socket
+    control: socket.socket
+    stack: Path  # where it writes the Python stack it is in, when it is interrupted
     frames: FrameReader = field(default_factory=lambda: FrameReader(_MAX_FRAME))
     outbox: deque[memoryview] = field(default_factory=deque)
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Something from a child: outcomes and the seconds they took, or how it died."""
-
-    child: int
-    outcomes: list[tuple[int, str, bytes]]
-    seconds: float
-    died: str = ""
 
 
 class Slots:
@@ -55,8 +60,11 @@ class Slots:
     A child that does not read or write keeps nobody waiting: both directions are non-blocking here.
     """
 
-    def __init__(self, selector: selectors.BaseSelector, worker: str) -> None:
+    def __init__(
+        self, selector: selectors.BaseSelector, worker: str, threads: int = 1, forward_output: bool = True
+    ) -> None:
         self.max_payload = 0
+        self._threads, self._forward_output = threads, forward_output
         self._selector = selector
         self._worker = worker
         self._blobs: dict[str, bytes] = {}
@@ -79,33 +87,64 @@ class Slots:
         Raises: OSError, EOFError: the system has no process or file descriptor left.
         """
         ours, theirs = socket.socketpair()
-        config = slot.SlotConfig(self._worker, self.max_payload, str(self._directory))
-        with Connection(theirs.detach()) as pipe:
-            process = self._context.Process(target=slot.main, args=(pipe, config), daemon=True)
+        our_control, their_control = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        stack = self._directory / f"stack-{number}"
+        config = slot.SlotConfig(
+            self._worker, self.max_payload, str(self._directory), str(stack), self._threads, self._forward_output, needs
+        )
+        with Connection(theirs.detach()) as pipe, their_control:
+            process = self._context.Process(target=slot.main, args=(pipe, their_control, config), daemon=True)
             try:
                 process.start()
             except BaseException:
                 ours.close()
+                our_control.close()
                 raise
+        our_control.setblocking(False)
         ours.setblocking(False)
-        child = self._processes[number] = _Process(number, process, ours)
+        child = self._processes[number] = _Process(number, process, ours, our_control, stack)
         self._selector.register(ours, selectors.EVENT_READ, (self._ready, child))
         self._selector.register(process.sentinel, selectors.EVENT_READ, (self._died, child))
         for need in needs:
             self._write(child, ("need", need, self._blobs[need]))
 
-    def run(self, number: int, function_id: str, new: bool, tasks: list[tuple[int, bytes]]) -> None:
-        child = self._processes.get(number)
+    def run(self, run: events.Run) -> None:
+        child = self._processes.get(run.child)
         if child is None:
             return  # it died; the core hears of that next
-        if new:
-            self._write(child, ("function", function_id, self._blobs[function_id]))
-        self._write(child, ("run", function_id, tasks))
+        if run.new:
+            self._write(child, ("function", run.function_id, self._blobs[run.function_id]))
+        self._write(child, ("run", run.function_id, run.options, run.tasks))
+
+    def tell(self, number: int, message: tuple[object, ...]) -> None:
+        if (child := self._processes.get(number)) is not None:
+            self._write(child, message)
+
+    def interrupt(self, number: int, token: int, seconds: float | None) -> None:
+        """Have a child end one task; if it cannot, the core will have it killed."""
+        if (child := self._processes.get(number)) is None:
+            return
+        with contextlib.suppress(OSError):  # it is gone, or has long not read what it was told before
+            child.control.send(pickle.dumps((token, seconds)))
+        with contextlib.suppress(OSError):
+            os.truncate(child.stack, 0)
+        _signal(child, INTERRUPT)
+
+    def retire(self, number: int) -> None:
+        """Have a child end by itself: nothing more will come through its pipe."""
+        if (child := self._processes.get(number)) is not None:
+            with contextlib.suppress(OSError):
+                child.pipe.shutdown(socket.SHUT_WR)
+
+    def condemn(self, number: int) -> None:
+        """Kill a child; its death is told when it has happened."""
+        if (child := self._processes.get(number)) is not None:
+            _signal(child, signal.SIGKILL)
 
     def kill(self, number: int) -> None:
         if (child := self._processes.pop(number, None)) is not None:
             self._forget(child)
-            self._kill(child)
+            _signal(child, signal.SIGKILL)
             child.process.join(_JOIN_SECONDS)
 
     def close(self) -> None:
@@ -116,23 +155,24 @@ class Slots:
 
     # --- what the loop calls when a child's file descriptor is ready -----------------------------------------
 
-    def _ready(self, child: _Process, events: int) -> list[Report]:
+    def _ready(self, child: _Process, ready: int) -> list[events.Event]:
         if self._processes.get(child.number) is not child:
             return []  # killed in this very turn, for something that the master said
-        if events & selectors.EVENT_WRITE:
+        if ready & selectors.EVENT_WRITE:
             self._flush(child)
-        return self._read(child) if events & selectors.EVENT_READ else []
+        return self._read(child) if ready & selectors.EVENT_READ else []
 
-    def _died(self, child: _Process, events: int) -> list[Report]:
+    def _died(self, child: _Process, ready: int) -> list[events.Event]:
         if self._processes.pop(child.number, None) is None:
             return []
         reports = self._read(child)  # what it handed over before it died
+        stack = _read_stack(child.stack)
         self._forget(child)
         child.process.join(_JOIN_SECONDS)
-        return [*reports, Report(child.number, [], 0.0, died=_how_it_died(child.process.exitcode))]
+        return [*reports, events.ChildDied(child.number, _how_it_died(child.process.exitcode), stack)]
 
-    def _read(self, child: _Process) -> list[Report]:
-        reports: list[Report] = []
+    def _read(self, child: _Process) -> list[events.Event]:
+        reports: list[events.Event] = []
         while True:
             try:
                 size = child.pipe.recv_into(child.frames.space())
@@ -146,10 +186,10 @@ class Slots:
                 return reports
             try:
                 contents = child.frames.received(size)
-                reports.extend(Report(child.number, *messages.decode_outcomes(content)) for content in contents)
+                reports.extend(_event(child.number, messages.decode_child(content)) for content in contents)
             except ProtocolError as error:
                 logger.warning("a child process is killed: %s", error)
-                self._kill(child)  # the sentinel will tell
+                _signal(child, signal.SIGKILL)  # the sentinel will tell
                 return reports
 
     # --- inside ------------------------------------------------------------------------------------------------
@@ -179,11 +219,34 @@ class Slots:
             if source in self._selector.get_map():
                 self._selector.unregister(source)
         child.pipe.close()
+        child.control.close()
+        child.stack.unlink(missing_ok=True)
 
-    def _kill(self, child: _Process) -> None:
-        if child.process.pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child.process.pid, signal.SIGKILL)
+
+def _event(child: int, message: messages.Message) -> events.FromChild:
+    match message:
+        case ("outcomes", parts, outcomes, seconds):
+            return events.Finished(child, outcomes, seconds, parts)  # type: ignore[arg-type]
+        case (str(name), *fields):
+            return _FROM_CHILD[name](child, *fields)  # type: ignore[arg-type]
+    raise AssertionError("decode_child lets nothing else through")
+
+
+def _signal(child: _Process, number: int) -> None:
+    if child.process.pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.process.pid, number)
+
+
+def _read_stack(path: Path) -> str:
+    """What a child's fault handler wrote; a task may have put anything there instead."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError:
+        return ""
+    with open(descriptor, "rb", buffering=0) as file, contextlib.suppress(OSError):
+        return stack_of_tasks((file.read(_MAX_STACK_BYTES) or b"").decode("utf-8", "replace"))
+    return ""
 
 
 def _how_it_died(exit_code: int | None) -> str:

@@ -7,7 +7,7 @@ list, tuple, dict, set) and nothing else.
 import io
 import pickle
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from multihost.errors import ProtocolError
 from multihost.wire.frames import Buffer
@@ -42,6 +42,11 @@ def _rows_of(*kinds: type) -> Check:
 _are_outcomes = _rows_of(int, str, bytes)
 _are_parts = _rows_of(int, int, bytes)
 
+
+def _kinds(rows: Any) -> set[str]:
+    return {kind for _, kind, _ in rows}
+
+
 # What each role may send on its link, and what its fields must be. Whatever is absent closes the connection.
 ROLES: dict[str, dict[str, tuple[Check, ...]]] = {
     "client": {
@@ -69,6 +74,25 @@ ROLES: dict[str, dict[str, tuple[Check, ...]]] = {
         "heartbeat": (),
     },
     "monitor": {"ask": ()},
+}
+# What a child process may say to its worker. It does not say "lost", and the master would cut off the whole worker for
+# a kind that it does not know.
+CHILD: dict[str, tuple[Check, ...]] = {
+    # Parts and outcomes, as in "parts" and "settle" above, and the seconds that those outcomes took.
+    "outcomes": (
+        _are_parts,
+        lambda rows: _are_outcomes(rows) and _kinds(rows) <= {"result", "error", "retry"},
+        _a(float),
+    ),
+    # Fencing token of a task with a time limit, whose function is called now; whether its caller wants another try
+    # when that is over.
+    "started": (_a(int), _a(bool)),
+    "output": (_rows_of(int, str),),
+    "unstarted": (_list_of(int),),  # fencing tokens of tasks that it will not run after all
+    "lend": (_a(bool),),  # whether it waits for tasks of its own, so that its slot may go to another child
+    "relay_open": (_a(int), _a(dict)),  # channel, hello
+    "relay": (_a(int), _a(list)),
+    "relay_close": (_a(int),),
 }
 # What a worker says of a task. retry: it raised, and its caller wants another try for that; lost: its process died.
 OUTCOME_KINDS = ("result", "error", "retry", "lost")
@@ -114,17 +138,17 @@ def decode(content: Buffer) -> object:
         raise ProtocolError(f"a frame could not be decoded: {type(error).__name__}") from error
 
 
-def decode_outcomes(content: Buffer) -> tuple[list[tuple[int, str, bytes]], float]:
-    """What a child process hands to its worker: outcomes as in ``settle``, and the seconds they took.
+def decode_child(content: Buffer) -> Message:
+    """What a child process says to its worker; see ``CHILD``.
 
     Raises: ProtocolError: it is something else, for user code runs in that process and may write anything.
     """
     match decode(content):
-        case (list(outcomes), float(seconds)) if _are_outcomes(outcomes):
-            # Another kind would have the master cut off the whole worker.
-            if all(kind in ("result", "error") for _, kind, _ in outcomes):
-                return outcomes, seconds
-    raise ProtocolError("a child process wrote something that is no outcome")
+        case (str(name), *fields) as message if name in CHILD:
+            checks = CHILD[name]
+            if len(checks) == len(fields) and all(map(_holds, checks, fields)):
+                return message  # type: ignore[return-value]
+    raise ProtocolError("a child process wrote something that is no message of a child")
 
 
 def split(batch: list[Message], weight_bytes: int = 4 * 1024 * 1024) -> Iterator[list[Message]]:

@@ -8,6 +8,7 @@ from typing import Any
 from multihost.runner.core import WARM_CHILDREN, RunnerCore
 from multihost.runner.events import (
     ChildDied,
+    Condemn,
     Connected,
     Disconnected,
     DrainAsked,
@@ -16,14 +17,20 @@ from multihost.runner.events import (
     Event,
     Exit,
     Finished,
+    Interrupt,
     Keep,
     Kill,
+    Lent,
     Note,
     Received,
+    Retire,
     Run,
     Send,
     Start,
+    Started,
+    Tell,
     Tick,
+    Unstarted,
 )
 from multihost.wire.messages import Message, check_batch
 
@@ -38,23 +45,30 @@ class Process:
     session: str | None = None
     functions: set[str] = field(default_factory=set)
     tasks: list[tuple[int, bytes]] = field(default_factory=list)
+    ran: int = 0  # how many tasks it was given
+    lending: bool = False
+    condemned: bool = False
+    told: list[Message] = field(default_factory=list)  # what the master said to sessions that its tasks opened
 
 
 class Runner:
     """See the module."""
 
-    def __init__(self, slots: int = 1, connect: bool = True) -> None:
-        self.slots = slots
-        self.core = RunnerCore(slots, DRAIN_TIMEOUT)
+    def __init__(self, slots: int = 1, connect: bool = True, threads: int = 1) -> None:
+        self.slots, self.threads = slots, threads
+        self.core = RunnerCore(slots, DRAIN_TIMEOUT, threads, "w1")
         self.now = 1000.0
         self.tokens = itertools.count(1)
         self.leases: dict[int, str] = {}  # token -> session, as the master knows them
+        self.stopped: set[int] = set()  # tokens of leases that the master has ended
         self.processes: dict[int, Process] = {}
         self.blobs: set[str] = set()
         self.outbox: list[Message] = []
         self.runs: list[Run] = []
         self.started: list[int] = []
         self.killed: list[int] = []
+        self.retired: list[int] = []
+        self.interrupts: list[Interrupt] = []
         self.notes: list[Note] = []
         self.wanted = 0  # as the master knows it
         self.exited = False
@@ -74,14 +88,20 @@ class Runner:
         self.outbox.clear()
 
     def grant(
-        self, count: int, session: str = "s", function: str = "f", needs: tuple[str, ...] = (), payload: bytes = b""
+        self,
+        count: int,
+        session: str = "s",
+        function: str = "f",
+        needs: tuple[str, ...] = (),
+        payload: bytes = b"",
+        **options: object,
     ) -> list[int]:
         """Have the master grant ``count`` tasks, with the code they need; their tokens."""
         tokens = list(itertools.islice(self.tokens, count))
         self.leases |= dict.fromkeys(tokens, session)
         self.wanted = max(0, self.wanted - count)
         blobs: list[Message] = [("blob", b, b"code") for b in (*needs, function) if b not in self.blobs]
-        self.receive(*blobs, ("grant", session, function, needs, {}, [(token, payload) for token in tokens]))
+        self.receive(*blobs, ("grant", session, function, needs, options, [(token, payload) for token in tokens]))
         return tokens
 
     def receive(self, *messages: Message) -> None:
@@ -89,6 +109,38 @@ class Runner:
             if message[0] == "forget":
                 self.leases = {token: session for token, session in self.leases.items() if session != message[1]}
         self.handle(Received(list(messages)))
+
+    def stop(self, *tokens: int) -> None:
+        """Have the master end these leases: their tasks were cancelled."""
+        for token in tokens:
+            del self.leases[token]
+        self.stopped.update(tokens)
+        self.receive(("stop", list(tokens)))
+
+    def end_part(self, child: int, count: int) -> None:
+        """Have a child end so many items of the chunk that it runs."""
+        self.handle(Finished(child, [], 0.0, [(self.processes[child].tasks[0][0], count, b"part")]))
+
+    def start_function(self, child: int, retry: bool = False) -> None:
+        """Have a child call the function of its first task, which has a time limit."""
+        self.handle(Started(child, self.processes[child].tasks[0][0], retry))
+
+    def lend(self, child: int) -> list[int]:
+        """Have a child wait for tasks of its task; the tokens of those it gives back."""
+        process = self.processes[child]
+        process.lending = True
+        unstarted = [token for token, _ in process.tasks[1:]]
+        del process.tasks[1:]
+        process.ran -= len(unstarted)
+        for effect in self.core.handle(Lent(child, True), self.now):
+            self._perform(effect)  # and no check: it has given back what the core does not know of yet
+        self.handle(Unstarted(child, unstarted))
+        return unstarted
+
+    def take_back(self, child: int) -> None:
+        """Have a child wait no longer."""
+        self.processes[child].lending = False
+        self.handle(Lent(child, False))
 
     def finish(self, child: int, count: int = 1, seconds: float = 1.0, kind: str = "result") -> list[int]:
         """Have a child finish its first ``count`` tasks, ``seconds`` each; their tokens."""
@@ -98,9 +150,9 @@ class Runner:
         self.handle(Finished(child, [(token, kind, b"") for token in tokens], seconds * len(tokens)))
         return tokens
 
-    def die(self, child: int, reason: str = "its process was killed by SIGKILL") -> None:
-        del self.processes[child]
-        self.handle(ChildDied(child, reason))
+    def die(self, child: int, reason: str = "its process was killed by SIGKILL", stack: str = "") -> None:
+        self.processes.pop(child, None)
+        self.handle(ChildDied(child, reason, stack))
 
     def drain(self) -> None:
         self.handle(DrainAsked())
@@ -136,8 +188,19 @@ class Runner:
             case Run():
                 self.runs.append(effect)
                 self._run(effect)
+            case Interrupt(child, token):
+                assert token in [given for given, _ in self.processes[child].tasks]
+                self.interrupts.append(effect)
+            case Tell(child, message):
+                self.processes[child].told.append(message)
+            case Retire(child):
+                assert not self.processes.pop(child).tasks, "it retires in the middle of a task"
+                self.retired.append(child)
+            case Condemn(child):
+                assert not self.processes[child].condemned
+                self.processes[child].condemned = True
             case Kill(child):
-                del self.processes[child]
+                self.processes.pop(child, None)
                 self.killed.append(child)
             case Note():
                 self.notes.append(effect)
@@ -154,6 +217,8 @@ class Runner:
                 self._end([token for token, _, _ in _rows(rows)])
             case ("give_back", tokens):
                 self._end(_rows(tokens))
+            case ("parts" | "output", rows):
+                assert {token for token, *_ in _rows(rows)} <= set(self.leases)
 
     def _end(self, tokens: Sequence[int]) -> None:
         assert tokens, "an empty message says nothing"
@@ -163,6 +228,9 @@ class Runner:
     def _run(self, run: Run) -> None:
         process = self.processes[run.child]
         assert run.tasks
+        assert process.tasks or len(self.working) < self.slots, "more children work than there are slots"
+        assert not process.lending
+        assert not process.condemned
         (session,) = {self.leases[token] for token, _ in run.tasks}
         assert process.session in (None, session), "a child serves two sessions"
         process.session = session
@@ -170,15 +238,29 @@ class Runner:
         assert run.new == (run.function_id not in process.functions)
         process.functions.add(run.function_id)
         process.tasks += run.tasks
+        process.ran += len(run.tasks)
+        assert process.ran <= run.options.get("lifetime", process.ran)  # type: ignore[operator]
+        assert "careful" not in run.options or len(process.tasks) == 1
 
     def _check(self) -> None:
         given = [token for process in self.processes.values() for token, _ in process.tasks]
         assert len(set(given)) == len(given), "a task runs twice"
-        assert set(given) <= set(self.leases)
+        held = [token for token in given if token not in self.stopped]
+        assert set(held) <= set(self.leases)
         assert self.core.held == len(self.leases)
-        assert len(self.busy) <= self.slots
-        assert len(self.processes) < self.slots + WARM_CHILDREN
-        assert len(given) == len(self.leases) or len(self.busy) == self.slots, "a slot idles beside a task that waits"
+        lending = [process for process in self.processes.values() if process.lending]
+        assert len(self.processes) - len(lending) < self.slots + WARM_CHILDREN + self.returned
+        assert len(held) == len(self.leases) or len(self.working) >= self.slots, "a slot idles beside a task that waits"
+
+    @property
+    def working(self) -> list[int]:
+        """The children that take a slot."""
+        return [child for child in self.busy if not self.processes[child].lending]
+
+    @property
+    def returned(self) -> int:
+        """How many children work above the number of slots, because they have waited for tasks of theirs."""
+        return max(0, len(self.working) - self.slots)
 
     @property
     def busy(self) -> list[int]:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from multihost.errors import ProtocolError
 from multihost.wire import messages
-from multihost.wire.messages import ROLES, check_batch, decode, decode_outcomes, encode, split
+from multihost.wire.messages import ROLES, check_batch, decode, decode_child, encode, split
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 HASHABLE = st.recursive(LEAVES, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=3), max_leaves=4)
@@ -365,8 +365,21 @@ def test_refusal_does_not_repeat_a_long_name() -> None:
 # --- what a child process writes -------------------------------------------------------------------------------------
 
 
-def test_outcomes_of_a_child_are_read() -> None:
-    assert decode_outcomes(b"".join(encode(([(1, "result", b"x")], 0.5)))) == ([(1, "result", b"x")], 0.5)
+@pytest.mark.parametrize(
+    "message",
+    [
+        ("outcomes", [(1, 2, b"part")], [(1, "result", b"x"), (2, "error", b""), (3, "retry", b"")], 0.5),
+        ("started", 1, True),
+        ("output", [(1, "text\n")]),
+        ("unstarted", [1, 2]),
+        ("lend", True),
+        ("relay_open", 1, {"session": "s"}),
+        ("relay", 1, [("ping",)]),
+        ("relay_close", 1),
+    ],
+)
+def test_what_a_child_says_is_read(message: messages.Message) -> None:
+    assert decode_child(b"".join(encode(message))) == message
 
 
 @pytest.mark.parametrize(
@@ -374,16 +387,22 @@ def test_outcomes_of_a_child_are_read() -> None:
     [
         None,
         [],
-        ([], 1),
-        ([(1, "result", "x")], 0.5),
-        ([(1, "lost", b"x")], 0.5),
-        (((1, "result", b"x"),), 0.5),
-        ([], 0.5, None),
+        (),
+        ("settle", []),
+        ("outcomes", [], [], 1),
+        ("outcomes", [], [(1, "result", "x")], 0.5),
+        ("outcomes", [], [(1, "lost", b"x")], 0.5),
+        ("outcomes", [], ((1, "result", b"x"),), 0.5),
+        ("outcomes", [(1, b"part")], [], 0.5),
+        ("outcomes", [], [], 0.5, None),
+        ("lend", 1),
+        (["outcomes"], [], [], 0.5),
+        [("lend", True)],
     ],
 )
 def test_what_else_a_child_writes_is_refused(value: object) -> None:
-    with pytest.raises(ProtocolError, match="no outcome"):
-        decode_outcomes(b"".join(encode(value)))
+    with pytest.raises(ProtocolError, match="no message of a child"):
+        decode_child(b"".join(encode(value)))
 
 
 # --- frames of bounded weight ----------------------------------------------------------------------------------------

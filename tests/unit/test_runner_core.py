@@ -295,7 +295,14 @@ def test_worker_that_was_idle_does_not_give_back_what_has_just_come(make_runner:
 # --- children that die -----------------------------------------------------------------------------------------------
 
 
-def test_death_of_a_child_blames_the_first_task_and_runs_the_others_anew_in_order(make_runner: MakeRunner) -> None:
+def test_a_child_that_dies_with_one_task_loses_it(make_runner: MakeRunner) -> None:
+    runner = make_runner(1)
+    (token,) = runner.grant(1)
+    runner.die(runner.busy[0], "its process was killed by SIGSEGV")
+    assert runner.said("settle") == [[(token, "lost", b"its process was killed by SIGSEGV")]]
+
+
+def test_tasks_of_which_a_child_may_have_died_run_again_one_by_one_until_it_is_clear(make_runner: MakeRunner) -> None:
     runner = make_runner(1)
     measured(runner, MILLISECOND)
     tokens = runner.grant(12)
@@ -303,23 +310,31 @@ def test_death_of_a_child_blames_the_first_task_and_runs_the_others_anew_in_orde
     (child,) = runner.busy
     room = len(runner.processes[child].tasks)
     assert room > 1
-    runner.die(child, "its process was killed by SIGSEGV")
-    assert runner.said("settle") == [[(tokens[0], "lost", b"its process was killed by SIGSEGV")]]
+    runner.die(child)
+    assert runner.said("settle") == []
     assert runner.busy != [child]
-    assert [token for run in runner.runs for token, _ in run.tasks] == tokens[1 : 1 + room]
     assert runner.runs[0].new
+    runner.finish(runner.busy[0], seconds=MILLISECOND)
+    runner.outbox.clear()
+    runner.die(runner.busy[0], "its process was killed by SIGSEGV")
+    assert runner.said("settle") == [[(tokens[1], "lost", b"its process was killed by SIGSEGV")]]
+    for _ in range(room - 2):
+        runner.finish(runner.busy[0], seconds=MILLISECOND)
+    assert [token for run in runner.runs for token, _ in run.tasks][:room] == tokens[:room]
+    assert [len(run.tasks) for run in runner.runs][:room] == [1] * room
+    assert len(runner.runs[room].tasks) > 1
 
 
-def test_death_after_some_outcomes_blames_the_next_task(make_runner: MakeRunner) -> None:
+def test_outcomes_that_came_before_a_death_stand(make_runner: MakeRunner) -> None:
     runner = make_runner(1)
     measured(runner, MILLISECOND)
     tokens = runner.grant(4)
     (child,) = runner.busy
-    runner.finish(child, count=2, seconds=MILLISECOND)
+    runner.finish(child, count=3, seconds=MILLISECOND)
     runner.outbox.clear()
     runner.die(child)
     ((row,),) = runner.said("settle")
-    assert row[:2] == (tokens[2], "lost")
+    assert row[:2] == (tokens[3], "lost")
 
 
 def test_death_of_an_idle_child_loses_nothing(runner: Runner) -> None:
@@ -502,20 +517,56 @@ PICK = st.integers(0, 1 << 16)
 class Worker(RuleBasedStateMachine):
     """A master that grants what is wanted, more or less, and children that finish and die at random."""
 
-    @initialize(slots=st.integers(1, 4))
-    def start(self, slots: int) -> None:
-        self.runner = Runner(slots)
+    @initialize(slots=st.integers(1, 4), threads=st.sampled_from([1, 1, 3]))
+    def start(self, slots: int, threads: int) -> None:
+        self.runner = Runner(slots, threads=threads)
         self.connected = True
 
     def running(self) -> bool:
         return hasattr(self, "runner") and not self.runner.exited
 
     @precondition(lambda self: self.running() and self.connected)
-    @rule(count=st.integers(1, 30), session=st.sampled_from("abcdef"), function=st.sampled_from("fgh"))
-    def grant(self, count: int, session: str, function: str) -> None:
+    @rule(
+        count=st.integers(1, 30),
+        session=st.sampled_from("abcdef"),
+        function=st.sampled_from("fgh"),
+        kind=st.sampled_from(["plain", "timeout", "chunk"]),
+    )
+    def grant(self, count: int, session: str, function: str, kind: str) -> None:
         count = min(count, self.runner.wanted)
+        options: dict[str, object] = {"plain": {}, "timeout": {"timeout": 0.5}, "chunk": {"chunk": "map"}}[kind]
+        if session == "a":
+            options["lifetime"] = 3
         if count:
-            self.runner.grant(count, session, function + session, needs=(f"code-{session}",))
+            self.runner.grant(count, session, function + session, needs=(f"code-{session}",), **options)
+
+    @precondition(lambda self: self.running() and self.runner.busy)
+    @rule(which=PICK, count=st.integers(1, 5))
+    def end_part(self, which: int, count: int) -> None:
+        self.runner.end_part(self.runner.busy[which % len(self.runner.busy)], count)
+
+    @precondition(lambda self: self.running() and self.runner.busy)
+    @rule(which=PICK)
+    def start_function(self, which: int) -> None:
+        self.runner.start_function(self.runner.busy[which % len(self.runner.busy)])
+
+    @precondition(lambda self: self.running() and self.runner.leases and self.connected)
+    @rule(which=PICK, count=st.integers(1, 5))
+    def stop(self, which: int, count: int) -> None:
+        tokens = [*self.runner.leases]
+        first = which % len(tokens)
+        self.runner.stop(*tokens[first : first + count])
+
+    @precondition(lambda self: self.running() and self.runner.working)
+    @rule(which=PICK)
+    def lend(self, which: int) -> None:
+        self.runner.lend(self.runner.working[which % len(self.runner.working)])
+
+    @precondition(lambda self: self.running() and any(p.lending for p in self.runner.processes.values()))
+    @rule(which=PICK)
+    def take_back(self, which: int) -> None:
+        lending = [child for child, process in self.runner.processes.items() if process.lending]
+        self.runner.take_back(lending[which % len(lending)])
 
     @precondition(lambda self: self.running() and self.runner.busy)
     @rule(which=PICK, count=st.integers(1, 8), seconds=st.sampled_from([0.0, 0.0001, 0.001, 0.01, 1.0]))
@@ -557,9 +608,10 @@ class Worker(RuleBasedStateMachine):
             return
         if not self.connected:
             self.connect()
-        for _ in range(len(self.runner.leases)):
-            if self.runner.busy:
-                self.runner.finish(self.runner.busy[0], 1, 1.0)
+        for child in [child for child, process in self.runner.processes.items() if process.lending]:
+            self.runner.take_back(child)
+        while self.runner.busy:
+            self.runner.finish(self.runner.busy[0], 1, 1.0)
         assert not self.runner.leases
         assert self.runner.wanted > 0, "an idle worker that wants nothing idles for ever"
         self.runner.drain()
@@ -577,7 +629,7 @@ TestWorker.settings = settings(max_examples=100, stateful_step_count=40, deadlin
 def started(core: RunnerCore, now: float, tokens: Sequence[int]) -> tuple[int, list[Effect]]:
     """Grant tasks to ``core``; the child that it wants started, and all effects."""
     tasks = [(token, b"") for token in tokens]
-    effects = core.handle(Received([("grant", "session", "f", (), tasks)]), now)
+    effects = core.handle(Received([("grant", "session", "f", (), {}, tasks)]), now)
     return next(effect.child for effect in effects if isinstance(effect, Start)), effects
 
 

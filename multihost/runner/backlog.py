@@ -1,0 +1,61 @@
+"""The tasks that a child has been given and has not started."""
+
+import threading
+from collections import deque
+from typing import NamedTuple
+
+
+class Order(NamedTuple):
+    """What the tasks of one message have in common."""
+
+    function_id: str
+    options: dict[str, object]
+
+
+class Backlog:
+    """Any thread may use it. While the child lends its slot, it takes nothing in."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._tasks: deque[tuple[Order, int, bytes]] = deque()
+        self._lending = False
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def add(self, order: Order, tasks: list[tuple[int, bytes]]) -> list[int]:
+        """Take tasks (token, payload) in; the tokens of those that are not accepted."""
+        with self._changed:
+            if self._lending:
+                return [token for token, _ in tasks]
+            self._tasks.extend((order, *task) for task in tasks)
+            self._changed.notify(len(tasks))
+        return []
+
+    def take(self) -> tuple[Order, int, bytes] | None:
+        """The next task; None if there is none now."""
+        try:
+            return self._tasks.popleft()
+        except IndexError:
+            return None
+
+    def wait(self) -> bool:
+        """Wait for a task; False if none will come any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._tasks or self._closed)
+            return bool(self._tasks)
+
+    def lend(self, lending: bool) -> list[int]:
+        """The child begins or ends to lend its slot; the tokens of the tasks that it will not run therefore."""
+        with self._changed:
+            self._lending = lending
+            tokens = [token for _, token, _ in self._tasks] if lending else []
+            if lending:
+                self._tasks.clear()
+        return tokens
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()

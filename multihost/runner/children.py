@@ -1,0 +1,83 @@
+"""What the runner's core knows of a task that it leased, and of a child process; which of them suit each other."""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+# With such options tasks go to a child one at a time: those behind one that is stopped or dies would suffer with it.
+TIMEOUT, CAREFUL = "timeout", "careful"
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """A leased task, in the worker's hands."""
+
+    token: int
+    session: str
+    function_id: str
+    needs: tuple[str, ...]
+    payload: bytes
+    options: dict[str, object]
+    void: bool = False  # its lease has ended: what becomes of it is of no interest
+    overdue: bool = False  # its time is up
+    retry: bool = False  # whether its caller wants another try then
+
+    @property
+    def chunk(self) -> bool:
+        return "chunk" in self.options
+
+    @property
+    def careful(self) -> bool:
+        """Whether it runs apart, and hands over each item as it ends, because a process died that had it."""
+        return CAREFUL in self.options
+
+    @property
+    def measure(self) -> tuple[str, bool]:
+        """What its duration is measured as."""
+        return self.function_id, self.chunk
+
+    def resembles(self, other: "Item") -> bool:
+        """Whether a child can be given both in one message."""
+        return (self.function_id, self.session) == (other.function_id, other.session) and self.options == other.options
+
+    def with_care(self) -> "Item":
+        """The same task, to be run again carefully; what has ended of a chunk stays ended."""
+        self.options = {**self.options, CAREFUL: True}
+        return self
+
+
+@dataclass(slots=True, eq=False)
+class Child:
+    """A child process, and the tasks it was given and has not finished, the running ones first."""
+
+    number: int
+    session: str
+    needs: tuple[str, ...]
+    left: int | None  # how many more tasks it may be given; None: any number
+    functions: set[str] = field(default_factory=set)
+    running: OrderedDict[int, Item] = field(default_factory=OrderedDict)
+    lending: bool = False  # it waits for tasks of its own, and its slot may go to another child
+    condemned: bool = False  # it was killed, and its death has not been told yet
+
+    @property
+    def busy(self) -> bool:
+        """Whether it takes a slot."""
+        return bool(self.running) and not self.lending
+
+    @property
+    def leases(self) -> int:
+        return sum(not item.void for item in self.running.values())
+
+    @property
+    def idle(self) -> bool:
+        return not self.running and not self.lending
+
+    @property
+    def worn(self) -> bool:
+        """Whether it has run all the tasks that a process of its session may run."""
+        return self.left is not None and self.left <= 0
+
+    def suits(self, item: Item) -> bool:
+        """Whether ``item`` may be given to it, now or behind what it has."""
+        if (self.session, self.needs) != (item.session, item.needs) or self.worn or self.lending or self.condemned:
+            return False
+        return not self.running or not (item.careful or any(other.careful for other in self.running.values()))

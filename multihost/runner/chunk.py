@@ -1,0 +1,103 @@
+"""A chunk as it runs in a child: one item after another, and what has ended can be taken at any time."""
+
+import time
+from collections.abc import Callable
+from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
+
+from multihost import payload
+from multihost.errors import ResultTooLarge
+
+Part = tuple[int, bytes]  # how many items, and their outcomes as payload.dump_part gives them
+
+
+class ChunkRun:
+    """The outcomes of a chunk's items, in order; they are added by one thread and taken by any, under one lock.
+
+    Args:
+        done: how many items had ended before.
+        max_payload: bytes of one part at most, unless it is of one item that raised.
+    """
+
+    def __init__(self, done: int, max_payload: int, dump_error: Callable[[BaseException], bytes]) -> None:
+        self._done = done
+        self._max_payload = max_payload
+        self._dump_error = dump_error
+        self._values: list[object] = []
+        self._errors: dict[int, bytes] = {}  # by place in values
+        self._taken = 0
+        self._since = time.perf_counter()
+
+    def run(
+        self,
+        call: Callable[[object], object],
+        items: list[object],
+        hand_over: Callable[[], None],
+        gather_seconds: float,
+        fatal: Callable[[BaseException], bool],
+    ) -> None:
+        """Call ``call`` with each item; ``hand_over`` is called now and then, to take what has ended.
+
+        Raises: an exception for which ``fatal`` holds; it ends the chunk, any other one only its item.
+        """
+        clock, append = time.perf_counter, self._values.append
+        limit = clock() + gather_seconds
+        for item in items:
+            try:
+                append(call(item))
+            except BaseException as error:
+                if fatal(error):
+                    raise
+                self._errors[len(self._values)] = self._dump_error(error)
+                append(None)
+            if clock() >= limit:
+                hand_over()
+                limit = clock() + gather_seconds
+
+    def take(self) -> list[Part]:
+        """Parts of what has ended since the last one was taken."""
+        begin, end = self._taken, len(self._values)
+        if begin == end:
+            return []
+        now = time.perf_counter()
+        values = self._values[begin:end]
+        errors = {place - begin: self._errors.pop(place) for place in range(begin, end) if place in self._errors}
+        parts = self._pack(self._done + begin, now - self._since, values, errors)
+        self._values[begin:end] = [None] * (end - begin)  # they are on their way, and may be large
+        self._taken, self._since = end, now
+        return parts
+
+    def take_last(self) -> tuple[list[Part], bytes]:
+        """What is left when the chunk has ended: parts, and the content of its own outcome."""
+        parts = self.take()
+        if parts:
+            return parts[:-1], parts[-1][1]
+        return [], payload.dump_part(self._done + self._taken, 0.0, [], {})
+
+    def _pack(self, start: int, seconds: float, values: list[object], errors: dict[int, bytes]) -> list[Part]:
+        try:
+            content = payload.dump_part(start, seconds, values, errors)
+        except Exception:
+            self._expose(values, errors)
+            content = payload.dump_part(start, seconds, values, errors)
+        if len(content) <= self._max_payload or (len(values) == 1 and errors):
+            return [(len(values), content)]
+        if len(values) == 1:
+            errors[0] = self._dump_error(ResultTooLarge(len(content), self._max_payload))
+            return self._pack(start, seconds, [None], errors)
+        half = len(values) // 2
+        first = {place: error for place, error in errors.items() if place < half}
+        second = {place - half: error for place, error in errors.items() if place >= half}
+        share = seconds * half / len(values)
+        return [
+            *self._pack(start, share, values[:half], first),
+            *self._pack(start + half, seconds - share, values[half:], second),
+        ]
+
+    def _expose(self, values: list[object], errors: dict[int, bytes]) -> None:
+        """Turn the values that cannot be pickled into their items' errors."""
+        for place, value in enumerate(values):
+            try:
+                payload.dumps(value)
+            except Exception as error:  # whatever a __reduce__ of the user's raises
+                errors[place] = self._dump_error(MaybeEncodingError(error, value))
+                values[place] = None

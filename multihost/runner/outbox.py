@@ -1,0 +1,99 @@
+"""What a child hands to its worker: outcomes of tiny tasks are gathered for a moment, anything else goes at once."""
+
+import pickle
+import threading
+import time
+from multiprocessing.connection import Connection
+
+from multihost.runner.chunk import ChunkRun
+from multihost.runner.interrupts import Interrupts
+from multihost.runner.output import Output
+
+# Outcomes of tiny tasks are gathered for so long before they are handed over; those of slower ones go at once.
+GATHER_SECONDS = 0.001
+# What has gathered behind a task that takes longer than those before it is handed over by a thread after so long.
+_PULSE_SECONDS = 0.02
+
+
+class Outbox:
+    """Any thread may use it."""
+
+    def __init__(self, pipe: Connection, interrupts: Interrupts, output: Output) -> None:
+        self._pipe = pipe
+        self._guard = interrupts
+        self._output = output
+        self._lock = threading.Lock()
+        self._outcomes: list[tuple[int, str, bytes]] = []
+        self._seconds = 0.0
+        self._chunks: dict[int, ChunkRun] = {}  # those under way
+        self._closed = False
+        self._pulse: threading.Thread | None = None
+        self._awake = threading.Event()
+
+    def send(self, message: tuple[object, ...]) -> None:
+        """Send a message; what gathered goes before it, if it is of the same task."""
+        with self._guard, self._lock:
+            self._send(message)
+
+    def put(self, token: int, kind: str, content: bytes, seconds: float) -> None:
+        """A task has ended; the caller sees to it that ``hand_over`` follows soon."""
+        with self._guard, self._lock:
+            self._chunks.pop(token, None)
+            self._outcomes.append((token, kind, content))
+            self._seconds += seconds
+
+    def begin_chunk(self, token: int, chunk: ChunkRun) -> None:
+        self._chunks[token] = chunk
+        self.pulse()
+
+    def end_chunk(self, token: int) -> bytes:
+        """The content of the outcome of a chunk whose items have all ended; ``put`` is still to come."""
+        with self._guard, self._lock:
+            parts, content = self._chunks.pop(token).take_last()
+            if parts:
+                self._send(("outcomes", [(token, *part) for part in parts], [], 0.0))
+            return content
+
+    def hand_over(self) -> None:
+        """Send all that gathered: what tasks printed before how they ended."""
+        with self._guard, self._lock:
+            self._hand_over()
+
+    def pulse(self) -> None:
+        """Have a thread hand over what gathers, in case that nobody else does for a while."""
+        if not self._awake.is_set():
+            self._awake.set()
+            if self._pulse is None:
+                with self._guard:
+                    self._pulse = threading.Thread(target=self._beat, name="multihost-pulse", daemon=True)
+                    self._pulse.start()
+
+    def close(self) -> None:
+        """This process was forked from a child's: the pipe is not its own."""
+        self._closed = True
+        self._lock = threading.Lock()
+
+    def _hand_over(self) -> None:
+        if rows := self._output.take():
+            self._send(("output", rows))
+        parts = [(token, *part) for token, chunk in self._chunks.items() for part in chunk.take()]
+        if self._outcomes or parts:
+            outcomes, self._outcomes = self._outcomes, []
+            seconds, self._seconds = self._seconds, 0.0
+            self._send(("outcomes", parts, outcomes, seconds))
+
+    def _send(self, message: tuple[object, ...]) -> None:
+        if not self._closed:
+            self._pipe.send_bytes(pickle.dumps(message, protocol=5))
+
+    def _beat(self) -> None:
+        try:
+            while True:
+                self._awake.wait()
+                time.sleep(_PULSE_SECONDS)
+                with self._lock:
+                    self._hand_over()
+                    if not self._chunks and not self._output.some:
+                        self._awake.clear()
+        except OSError:
+            pass  # the worker is gone

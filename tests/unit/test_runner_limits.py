@@ -1,0 +1,332 @@
+"""multihost/runner/core.py: chunks, cancelled tasks, timeouts, lifetimes, threads, and tasks that wait for tasks."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from multihost.errors import TaskTimeout
+from multihost.payload import load_error
+from multihost.runner.events import Interrupt, Printed, RelayClosed, Relayed, RelayOpened
+from multihost.runner.limits import RETIRE_SECONDS, STOP_GRACE_SECONDS, TIMEOUT_GRACE_SECONDS
+from tests.unit.runners import Runner
+
+MakeRunner = Callable[..., Runner]
+MILLISECOND = 0.001
+
+
+@pytest.fixture
+def make_runner() -> Iterator[MakeRunner]:
+    """Makes a connected runner of some slots and threads; its invariants are checked after each event."""
+    made: list[Runner] = []
+
+    def make(slots: int = 1, threads: int = 1) -> Runner:
+        made.append(Runner(slots, threads=threads))
+        return made[-1]
+
+    yield make
+    for runner in made:
+        runner._check()
+
+
+@pytest.fixture
+def runner(make_runner: MakeRunner) -> Runner:
+    """One slot."""
+    return make_runner()
+
+
+def fill_pipe(runner: Runner, count: int) -> tuple[int, list[int]]:
+    """Have a child of a runner with one slot hold ``count`` tasks; it, and their tokens."""
+    for _ in range(60):
+        runner.grant(1)
+        runner.finish(runner.busy[0], seconds=MILLISECOND)
+    runner.outbox.clear()
+    runner.runs.clear()
+    tokens = runner.grant(count)
+    (child,) = runner.busy
+    assert [token for token, _ in runner.processes[child].tasks] == tokens
+    return child, tokens
+
+
+def settled(runner: Runner) -> list[tuple[int, str, bytes]]:
+    return [row for rows in runner.said("settle") for row in rows]
+
+
+def error_of(row: tuple[int, str, bytes]) -> Any:
+    return load_error(row[2])
+
+
+# --- chunks ----------------------------------------------------------------------------------------------------------
+
+
+def test_items_of_a_chunk_that_have_ended_are_told_at_once(runner: Runner) -> None:
+    (token,) = runner.grant(1, chunk="map")
+    runner.end_part(runner.busy[0], 3)
+    assert runner.said("parts") == [[(token, 3, b"part")]]
+    assert settled(runner) == []
+
+
+def test_parts_of_what_is_no_chunk_are_made_up(runner: Runner) -> None:
+    runner.grant(1)
+    runner.end_part(runner.busy[0], 3)
+    assert runner.said("parts") == []
+
+
+def test_chunk_whose_child_dies_runs_again_behind_what_has_ended_item_by_item(runner: Runner) -> None:
+    (token,) = runner.grant(1, chunk="map", done=2)
+    runner.end_part(runner.busy[0], 3)
+    runner.die(runner.busy[0])
+    assert settled(runner) == []
+    assert runner.runs[-1].options == {"chunk": "map", "done": 5, "careful": True}
+    runner.end_part(runner.busy[0], 1)
+    runner.die(runner.busy[0], "SIGSEGV")
+    assert settled(runner) == [(token, "lost", b"SIGSEGV")]
+
+
+def test_chunk_and_single_call_of_a_function_are_measured_apart(runner: Runner) -> None:
+    fill_pipe(runner, 1)
+    runner.finish(runner.busy[0], seconds=MILLISECOND)
+    runner.grant(2, chunk="map")
+    assert [len(process.tasks) for process in runner.processes.values()] == [1]
+
+
+# --- cancelled tasks -------------------------------------------------------------------------------------------------
+
+
+def test_cancelled_task_that_waits_is_dropped_without_a_word(runner: Runner) -> None:
+    _, waiting = runner.grant(2)
+    runner.stop(waiting)
+    assert runner.interrupts == []
+    runner.finish(runner.busy[0])
+    assert runner.busy == []
+
+
+def test_cancelled_task_that_runs_is_interrupted_and_its_outcome_is_of_no_interest(runner: Runner) -> None:
+    (token,) = runner.grant(1)
+    (child,) = runner.busy
+    runner.stop(token)
+    assert runner.interrupts == [Interrupt(child, token, None)]
+    runner.finish(child, kind="error")
+    assert settled(runner) == []
+    assert runner.wanted == 1
+    runner.tick(2 * STOP_GRACE_SECONDS)
+    assert not runner.processes[child].condemned
+
+
+def test_child_that_does_not_end_a_cancelled_task_is_killed_and_the_others_run_elsewhere(runner: Runner) -> None:
+    child, tokens = fill_pipe(runner, 4)
+    runner.stop(tokens[0])
+    assert runner.core.next_deadline() == runner.now + STOP_GRACE_SECONDS
+    runner.tick(STOP_GRACE_SECONDS)
+    assert runner.processes[child].condemned
+    runner.die(child)
+    assert settled(runner) == []
+    assert [token for token, _ in runner.processes[runner.busy[0]].tasks] == tokens[1:]
+
+
+def test_innocent_task_before_a_cancelled_one_is_left_alone(runner: Runner) -> None:
+    child, tokens = fill_pipe(runner, 3)
+    runner.stop(tokens[1])
+    runner.tick(STOP_GRACE_SECONDS)
+    assert not runner.processes[child].condemned
+    runner.finish(child, 3, seconds=MILLISECOND)
+    assert [token for token, _, _ in settled(runner)] == [tokens[0], tokens[2]]
+
+
+def test_death_by_a_cancelled_task_is_blamed_on_nobody(runner: Runner) -> None:
+    child, tokens = fill_pipe(runner, 3)
+    runner.stop(tokens[0])
+    runner.die(child)
+    assert settled(runner) == []
+    assert runner.runs[-1].options == {}
+
+
+# --- timeouts --------------------------------------------------------------------------------------------------------
+
+
+def test_time_of_a_task_counts_from_the_call_of_its_function(runner: Runner) -> None:
+    runner.grant(1, timeout=5.0)
+    (child,) = runner.busy
+    runner.tick(100.0)
+    assert runner.interrupts == []
+    runner.start_function(child)
+    runner.tick(4.9)
+    assert runner.interrupts == []
+    runner.tick(0.2)
+    assert [interrupt.seconds for interrupt in runner.interrupts] == [5.0]
+    runner.finish(child, kind="error")
+    assert [row[1] for row in settled(runner)] == ["error"]
+    runner.tick(TIMEOUT_GRACE_SECONDS)
+    assert child in runner.idle
+
+
+def test_task_with_a_timeout_has_nothing_behind_it_that_would_die_with_it(runner: Runner) -> None:
+    fill_pipe(runner, 1)
+    runner.finish(runner.busy[0], seconds=MILLISECOND)
+    runner.grant(3, timeout=5.0)
+    assert [len(process.tasks) for process in runner.processes.values()] == [1]
+
+
+@pytest.mark.parametrize(("retry", "kind"), [(False, "error"), (True, "retry")])
+def test_task_that_goes_on_after_its_timeout_is_killed_and_fails(runner: Runner, retry: bool, kind: str) -> None:
+    (token,) = runner.grant(1, timeout=5.0)
+    (child,) = runner.busy
+    runner.start_function(child, retry)
+    runner.tick(5.0)
+    runner.tick(TIMEOUT_GRACE_SECONDS)
+    assert runner.processes[child].condemned
+    runner.die(child, stack="in line 7")
+    (row,) = settled(runner)
+    assert row[:2] == (token, kind)
+    assert error_of(row).args == (5.0, "w1", True, "in line 7")
+    assert isinstance(error_of(row), TaskTimeout)
+
+
+def test_task_that_ends_its_process_when_it_is_interrupted_fails_of_its_timeout(runner: Runner) -> None:
+    runner.grant(1, timeout=5.0)
+    runner.start_function(runner.busy[0])
+    runner.tick(5.0)
+    runner.die(runner.busy[0])
+    (row,) = settled(runner)
+    assert isinstance(error_of(row), TaskTimeout)
+
+
+# --- lifetimes -------------------------------------------------------------------------------------------------------
+
+
+def test_child_ends_after_so_many_tasks_and_another_takes_its_place(runner: Runner) -> None:
+    runner.grant(5, lifetime=2)
+    for _ in range(5):
+        runner.finish(runner.busy[0])
+    assert [run.child for run in runner.runs] == [1, 1, 2, 2, 3]
+    assert runner.retired == [1, 2]
+    runner.notes.clear()
+    runner.die(1)
+    assert runner.notes == []
+
+
+def test_child_never_gets_more_tasks_than_it_has_left(runner: Runner) -> None:
+    fill_pipe(runner, 1)
+    runner.finish(runner.busy[0], seconds=MILLISECOND)
+    runner.grant(5, "other", lifetime=3)
+    assert [len(process.tasks) for process in runner.processes.values() if process.tasks] == [3]
+
+
+def test_child_that_takes_too_long_to_end_is_killed(runner: Runner) -> None:
+    runner.grant(1, lifetime=1)
+    (child,) = runner.busy
+    runner.finish(child)
+    assert runner.core.next_deadline() == runner.now + RETIRE_SECONDS
+    runner.tick(RETIRE_SECONDS)
+    assert runner.killed == [child]
+    assert runner.core.next_deadline() is None
+
+
+# --- threads ---------------------------------------------------------------------------------------------------------
+
+
+def test_each_child_runs_as_many_tasks_as_it_has_threads_the_children_alike(make_runner: MakeRunner) -> None:
+    runner = make_runner(2, threads=3)
+    assert runner.wanted == 6
+    runner.grant(4)
+    assert sorted(len(process.tasks) for process in runner.processes.values()) in ([1, 3], [2, 2])
+    runner.grant(2)
+    assert [len(process.tasks) for process in runner.processes.values()] == [3, 3]
+    assert runner.wanted == 0
+
+
+def test_death_of_a_child_with_several_tasks_is_blamed_on_the_one_that_kills_it_again(make_runner: MakeRunner) -> None:
+    runner = make_runner(1, threads=3)
+    tokens = runner.grant(3)
+    runner.die(runner.busy[0])
+    assert settled(runner) == []
+    assert [len(process.tasks) for process in runner.processes.values()] == [1]
+    runner.die(runner.busy[0])
+    assert [row[:2] for row in settled(runner)] == [(tokens[0], "lost")]
+
+
+def test_those_beside_a_task_that_is_killed_for_its_timeout_run_again(make_runner: MakeRunner) -> None:
+    runner = make_runner(1, threads=3)
+    (late,) = runner.grant(1, timeout=5.0)
+    others = runner.grant(2)
+    (child,) = runner.busy
+    runner.start_function(child)
+    runner.tick(5.0)
+    runner.tick(TIMEOUT_GRACE_SECONDS)
+    runner.die(child)
+    assert [row[:2] for row in settled(runner)] == [(late, "error")]
+    given_back = [token for tokens in runner.said("give_back") for token in tokens]
+    running = [token for process in runner.processes.values() for token, _ in process.tasks]
+    assert sorted(given_back + running) == others
+
+
+# --- tasks that wait for tasks of theirs -----------------------------------------------------------------------------
+
+
+def test_slot_of_a_child_that_waits_goes_to_another_one(runner: Runner) -> None:
+    runner.grant(1)
+    (waits,) = runner.busy
+    runner.lend(waits)
+    assert runner.wanted == 1
+    (token,) = runner.grant(1)
+    assert [process.tasks for process in runner.processes.values()][1] == [(token, b"")]
+    runner.take_back(waits)
+    assert len(runner.working) == 2
+    runner.grant(1)
+    runner.finish(waits)
+    assert len(runner.working) == 1
+
+
+def test_what_lay_behind_a_task_that_waits_runs_elsewhere(runner: Runner) -> None:
+    child, tokens = fill_pipe(runner, 3)
+    assert runner.lend(child) == tokens[1:]
+    (other,) = runner.working
+    assert [token for token, _ in runner.processes[other].tasks] == tokens[1:]
+
+
+def test_channels_of_children_have_numbers_of_their_own_on_the_link(make_runner: MakeRunner) -> None:
+    runner = make_runner(2)
+    runner.grant(1, "a")
+    runner.grant(1, "b")
+    one, two = runner.busy
+    for child in (one, two):
+        runner.handle(RelayOpened(child, 1, {"name": child}))
+    assert [message for message in runner.outbox if message[0] == "relay_open"] == [
+        ("relay_open", 1, "a", {"name": one}),
+        ("relay_open", 2, "b", {"name": two}),
+    ]
+    runner.receive(("relay_open", 2, {"known": False}), ("relay", 2, [("pong",)]), ("relay", 7, [("pong",)]))
+    assert runner.processes[two].told == [("relay_open", 1, {"known": False}), ("relay", 1, [("pong",)])]
+    assert runner.processes[one].told == []
+    runner.handle(Relayed(two, 1, [("ping",)]))
+    runner.handle(Relayed(two, 2, [("ping",)]))
+    assert ("relay", 2, [("ping",)]) in runner.outbox
+    assert len([message for message in runner.outbox if message[0] == "relay"]) == 1
+
+
+def test_channels_end_with_their_child_or_before(make_runner: MakeRunner) -> None:
+    runner = make_runner(2)
+    runner.grant(2)
+    one, two = runner.busy
+    for child, channel in ((one, 1), (one, 2), (two, 1)):
+        runner.handle(RelayOpened(child, channel, {}))
+    runner.handle(RelayClosed(one, 1))
+    runner.handle(RelayClosed(one, 1))
+    assert runner.said("relay_close") == [1]
+    runner.die(one)
+    assert runner.said("relay_close") == [2]
+    runner.receive(("forget", "s", []))
+    assert runner.said("relay_close") == [3]
+
+
+# --- output ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_task_prints_goes_to_the_master_with_its_token_while_it_has_the_lease(runner: Runner) -> None:
+    (token,) = runner.grant(1)
+    (child,) = runner.busy
+    runner.handle(Printed(child, [(token, "one\n"), (token + 1, "made up\n")]))
+    assert runner.said("output") == [[(token, "one\n")]]
+    runner.stop(token)
+    runner.handle(Printed(child, [(token, "two\n")]))
+    assert runner.said("output") == []
