@@ -115,7 +115,7 @@ def test_a_frozen_workers_task_runs_elsewhere_and_its_late_outcome_changes_nothi
         for other in two_workers.programs[1:]:
             if other is not frozen:
                 other.kill()
-        assert pool.map(tasks.square, range(10)) == [x * x for x in range(10)]
+        assert pool.map(tasks.square, range(10), chunksize=1) == [x * x for x in range(10)]
     assert two_workers.statistics()["done"] == 11
 
 
@@ -331,7 +331,7 @@ def test_a_pool_whose_master_comes_back_with_another_key_fails_its_tasks(cluster
 def test_a_killed_clients_session_ends_and_its_tasks_are_cancelled(cluster: Cluster, tmp_path: Path) -> None:
     cluster.start_master(MULTIHOST_SESSION_TIMEOUT="1")
     cluster.start_worker(slots=1)
-    text = "import multihost, time; multihost.Pool().map(time.sleep, [100] * 10)"
+    text = "import multihost, time; multihost.Pool().map(time.sleep, [100] * 10, chunksize=1)"
     client = cluster.start_python("-c", text)
     wait_until(lambda: cluster.statistics()["leased"], "the job runs")
     client.kill()
