@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import operator
 import os
+import re
 import signal
 import threading
 import time
@@ -633,11 +634,14 @@ def test_an_item_of_a_chunk_that_cannot_be_sent_fails_alone(pool: multihost.Pool
     assert list(results) == ["str"]
 
 
-def test_a_chunk_whose_process_dies_repeats_no_item_that_had_ended(pool: multihost.Pool, tmp_path: Path) -> None:
-    items = [(tmp_path, n, n == 4) for n in range(8)]
-    assert pool.starmap(tasks.note_run, items, chunksize=8) == list(range(8))
-    runs = [len(list(tmp_path.glob(f"{n}.run.*"))) for n in range(8)]
-    assert runs == [1, 1, 1, 1, 2, 1, 1, 1]
+@pytest.mark.parametrize("deadly", range(10))
+def test_a_chunk_whose_process_dies_repeats_no_item_that_had_ended(
+    pool: multihost.Pool, tmp_path: Path, deadly: int
+) -> None:
+    items = [(tmp_path, n, n == deadly) for n in range(10)]
+    assert pool.starmap(tasks.note_run, items, chunksize=10) == list(range(10))
+    runs = [len(list(tmp_path.glob(f"{n}.run.*"))) for n in range(10)]
+    assert runs == [1 + (n == deadly) for n in range(10)]
 
 
 # --- input that is read as it is needed --------------------------------------------------------------------------
@@ -775,3 +779,40 @@ def test_a_callback_may_not_wait_for_the_calls_that_wait_for_it(shared_cluster: 
 
     pool.apply_async(tasks.square, (3,), callback=join).get(DEADLINE)
     assert len(errors) == 1
+
+
+# --- what tasks print --------------------------------------------------------------------------------------------
+
+
+TALKS = """
+import sys, multihost
+def talk(n):
+    print("said by all")
+    print("number", n, file=sys.stderr)
+    return n
+if __name__ == "__main__":
+    with multihost.Pool(%s) as pool:
+        assert pool.map(talk, range(20), chunksize=1) == list(range(20))
+        multihost.Executor().submit(talk, 20).result()
+"""
+
+
+def test_what_tasks_print_is_shown_at_the_client_with_its_repeats_folded(cluster: Cluster, tmp_path: Path) -> None:
+    program = tmp_path / "talks.py"
+    program.write_text(TALKS % "")
+    cluster.start_master()
+    cluster.start_worker()
+    shown = cluster.run(program).splitlines()
+    assert re.fullmatch(r"w1/talk\[task \d+\] \| said by all", shown[0])
+    assert re.fullmatch(r"w1/talk\[task \d+\] \| said by all \[repeated 20 times\]", shown[-1])
+    numbers = [line.rpartition(" | number ")[2] for line in shown if " | number " in line]
+    assert sorted(map(int, numbers)) == list(range(21))
+
+
+@pytest.mark.parametrize(("argument", "setting"), [("task_output=False", "show"), ("", "hide")])
+def test_what_tasks_print_can_be_hidden(cluster: Cluster, tmp_path: Path, argument: str, setting: str) -> None:
+    program = tmp_path / "talks.py"
+    program.write_text(TALKS.replace("multihost.Executor()", f"multihost.Executor({argument})") % argument)
+    cluster.start_master()
+    cluster.start_worker()
+    assert cluster.run(program, MULTIHOST_TASK_OUTPUT=setting) == ""
