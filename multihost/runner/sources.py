@@ -60,6 +60,7 @@ def prepare(archives: list[Path]) -> None:
     sys.path[:0] = map(str, archives)
     for directory in archives:
         manifest = json.loads((directory / payload.MANIFEST).read_text())
+        sys.argv = manifest["argv"]  # a script may look at them when it is imported
         if manifest["main"] is not None:
             _import_main(directory, manifest["main"], manifest["module"])
 

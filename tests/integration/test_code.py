@@ -42,6 +42,13 @@ def test_a_function_of_the_main_script_runs(shared_cluster: Cluster, program: Pa
     assert shared_cluster.run("main.py", cwd=program) == "[0, 1, 4, 9]\n"
 
 
+def test_a_script_may_look_at_its_arguments_when_it_is_imported(shared_cluster: Cluster, program: Path) -> None:
+    write(
+        program, main=guarded("pool.apply(add, (1,))", "import sys\nBY = int(sys.argv[1])\ndef add(x): return x + BY")
+    )
+    assert shared_cluster.run("main.py", "41", cwd=program) == "42\n"
+
+
 def test_a_script_may_be_started_from_another_directory(shared_cluster: Cluster, program: Path, tmp_path: Path) -> None:
     write(program, main=guarded("pool.map(cube, [2])", "from beside import cube"), beside="def cube(x): return x ** 3")
     assert shared_cluster.run(program / "main.py", cwd=tmp_path) == "[8]\n"

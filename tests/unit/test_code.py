@@ -223,12 +223,16 @@ def test_archive_has_the_sources_and_says_which_is_the_main_script(project: Proj
     packed = archive(own_sources(), find_main())
     assert packed.namelist() == [payload.MANIFEST, "pkg/__init__.py", "pkg/job.py"]
     assert packed.read("pkg/job.py") == (root / "pkg/job.py").read_bytes()
-    assert json.loads(packed.read(payload.MANIFEST)) == {"main": "pkg/job.py", "module": "pkg.job"}
+    assert json.loads(packed.read(payload.MANIFEST)) == {"main": "pkg/job.py", "module": "pkg.job", "argv": ["program"]}
 
 
 def test_archive_without_a_main_script_says_so(project: Project) -> None:
     project({"lib.py": ""}, None, loaded={"lib": "lib.py"})
-    assert json.loads(archive(own_sources()).read(payload.MANIFEST)) == {"main": None, "module": None}
+    assert json.loads(archive(own_sources()).read(payload.MANIFEST)) == {
+        "main": None,
+        "module": None,
+        "argv": ["program"],
+    }
 
 
 def test_same_sources_are_the_same_bytes_whatever_their_order_and_age(project: Project) -> None:
