@@ -1,52 +1,73 @@
 """A cluster for benchmarks: a master and a worker in processes of their own, on loopback, started as users do."""
 
 import contextlib
-import os
 import secrets
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
+import shutil
+import tempfile
 from pathlib import Path
+from typing import Any
 
+import processes
+import programs
 from multihost.client.monitor import ask_statistics
 from multihost.errors import MasterUnreachable
 from multihost.settings import Address
 
 ROOT = Path(__file__).resolve().parent.parent
-_START_SECONDS, _STOP_SECONDS = 20.0, 10.0
 
 
-@contextlib.contextmanager
-def cluster(slots: int) -> Iterator[dict[str, str]]:
-    """Yields the environment with which ``Pool()`` finds a new cluster of one worker; takes it down afterwards."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    settings = {
-        "MULTIHOST_ADDRESS": f"127.0.0.1:{port}",
-        "MULTIHOST_AUTHKEY": secrets.token_hex(16),
-        "MULTIHOST_SLOTS": str(slots),
-        "MULTIHOST_LOG_LEVEL": "ERROR",
-    }
-    environ = {**os.environ, **settings}
-    programs = ("master/task_master.py", "worker/task_worker.py")
-    processes = [subprocess.Popen([sys.executable, str(ROOT / program)], env=environ) for program in programs]
-    try:
-        _wait_for_worker(Address("127.0.0.1", port), settings["MULTIHOST_AUTHKEY"].encode())
-        yield settings
-    finally:
-        for process in reversed(processes):
-            process.send_signal(signal.SIGTERM)
-            process.wait(_STOP_SECONDS)
+class Cluster:
+    """A master and, unless ``slots`` is 0, a worker with so many; up when constructed.
 
+    Args:
+        journal: ``memory``, or how the journal's directory is synced (``normal``, ``full``). The directory is beneath
+            ``build/``, so on the disk of the checkout: a temporary one may be in memory.
+    """
 
-def _wait_for_worker(address: Address, authkey: bytes) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline:
+    def __init__(self, slots: int, journal: str = "normal") -> None:
+        self.address = Address("127.0.0.1", programs.free_port())
+        self.authkey = secrets.token_hex(16).encode()
+        (ROOT / "build").mkdir(exist_ok=True)
+        self._directory = Path(tempfile.mkdtemp(dir=ROOT / "build", prefix="bench-journal-"))
+        self.settings = {
+            "MULTIHOST_ADDRESS": str(self.address),
+            "MULTIHOST_AUTHKEY": self.authkey.decode(),
+            "MULTIHOST_LOG_LEVEL": "ERROR",
+        }
+        kept = {"MULTIHOST_JOURNAL": str(self._directory), "MULTIHOST_JOURNAL_SYNC": journal}
+        self.master = self._start("master/task_master.py", {} if journal == "memory" else kept)
+        self.worker = self._start("worker/task_worker.py", {"MULTIHOST_SLOTS": str(slots)}) if slots else None
+        try:
+            programs.wait_until(lambda: self._workers() == bool(slots), "the cluster was up")
+        except BaseException:
+            self.close()
+            raise
+
+    def statistics(self) -> dict[str, Any]:
+        """What the master tells of itself. Raises: MasterUnreachable."""
+        return ask_statistics(self.address, self.authkey, timeout=5.0)
+
+    def roles(self) -> dict[str, list[int]]:
+        """The cluster's processes, by what they do."""
+        worker = [] if self.worker is None else [self.worker.pid]
+        children = [child for pid in worker for child in processes.descendants(pid)]
+        return {"master": [self.master.pid], "workers": worker + children}
+
+    def close(self) -> None:
+        """Take it down."""
+        programs.stop([program for program in (self.worker, self.master) if program is not None])
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _start(self, program: str, settings: dict[str, str]) -> Any:
+        return programs.start_python([str(ROOT / program)], {**self.settings, **settings})
+
+    def _workers(self) -> int | None:
         with contextlib.suppress(MasterUnreachable):
-            if ask_statistics(address, authkey, timeout=1.0)["workers"]:
-                return
-        time.sleep(0.02)
-    raise TimeoutError("the cluster did not start")
+            return len(self.statistics()["workers"])
+        return None

@@ -1,0 +1,30 @@
+"""The benchmarks still run: the smallest possible run, of a cluster and of the local pool."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SUITE = Path(__file__).resolve().parents[2] / "bench" / "suite.py"
+SMALL = ["--rounds", "1", "--seconds", "0.02", "--most-tasks", "40", "--large", "1"]
+
+
+def test_the_suite_measures_multihost_beside_the_local_pool(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    command = [sys.executable, str(SUITE), "--only", "multihost,pool", *SMALL, "--json", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    systems = json.loads(file.read_text())["systems"]
+    assert {name: (system["absent"], system["missing"]) for name, system in systems.items()} == {
+        "multihost": ("", {}),
+        "pool": ("", {}),
+    }
+    for system in systems.values():
+        assert all(
+            value > 0
+            for name, values in system["rounds"].items()
+            if "queued" not in name and "cpu" not in name
+            for value in values
+        )
+    assert "| multihost |" in done.stdout
+    assert "| ratio to multiprocessing.Pool |" in done.stdout
