@@ -66,9 +66,9 @@ def one_by_one(system: System, effort: Effort) -> Figures:
         return count / seconds
 
     count = effort.tasks("one by one", run)
-    cpu = _Growth(system.roles(), processes.cpu_seconds)
+    used = _Growth(system.roles(), processes.cpu_seconds)
     rate = run(count)
-    cpu = {f"cpu {role}, µs": seconds / count * 1e6 for role, seconds in cpu.by_role(system.roles()).items()}
+    cpu = {f"cpu {role}, µs": seconds / count * 1e6 for role, seconds in used.by_role(system.roles()).items()}
     return {"one by one": rate, **cpu, "cpu, µs": sum(cpu.values())}
 
 
@@ -227,7 +227,7 @@ def _map_rate(system: System, effort: Effort, name: str, chunksize: int | None, 
 
 
 class _Growth:
-    """How much more the processes of each role have of something than at the start; whoever has ended counts for nothing."""
+    """How much more of something the processes of each role have than before; who has ended counts as nothing."""
 
     def __init__(self, roles: dict[str, list[int]], of: Callable[[int], float]) -> None:
         self._of = of

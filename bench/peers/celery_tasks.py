@@ -20,7 +20,9 @@ class Peer(System):
         self.workers = workers
         self._server = server_pid()
         options = ["--concurrency", str(workers), "--loglevel", "ERROR"]
-        self._worker = programs.start_python(["-m", "celery", "--app", "peers.celery_app", "worker", *options])
+        command = ["-m", "celery", "--app", "peers.celery_app", "worker", *options]
+        # As root it takes no pickles unless it is told to; these are our own.
+        self._worker = programs.start_python(command, {"C_FORCE_ROOT": "1"})
         call.apply_async((os.getpid, ())).get(timeout=60)  # its worker is up when this is done
 
     def submit(self, function: Function, *args: Any) -> Any:
