@@ -511,6 +511,7 @@ def test_task_that_is_given_back_was_stopped_before(runner: Runner) -> None:
 
 # --- any history -----------------------------------------------------------------------------------------------------
 
+OPTIONS: dict[str, dict[str, Any]] = {"plain": {}, "timeout": {"timeout": 0.5}, "chunk": {"chunk": "map"}}
 PICK = st.integers(0, 1 << 16)
 
 
@@ -534,7 +535,7 @@ class Worker(RuleBasedStateMachine):
     )
     def grant(self, count: int, session: str, function: str, kind: str) -> None:
         count = min(count, self.runner.wanted)
-        options: dict[str, object] = {"plain": {}, "timeout": {"timeout": 0.5}, "chunk": {"chunk": "map"}}[kind]
+        options = dict(OPTIONS[kind])
         if session == "a":
             options["lifetime"] = 3
         if count:
