@@ -152,6 +152,7 @@ class Executor(futures.Executor):
 
         Raises: RuntimeError after ``shutdown``; the error that ended the session, such as MasterUnreachable.
         """
+        self._member.check_process()  # before any lock that another thread may have held when we were forked
         session, options = self._member.session, self._options
         function = session.prepare(fn, options)
 
@@ -178,6 +179,7 @@ class Executor(futures.Executor):
             chunksize: how many items travel together and are run one after the other by one process.
         Raises: ValueError, TypeError; RuntimeError after ``shutdown``. The iterator: TimeoutError, a call's exception.
         """
+        self._member.check_process()
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
         if buffersize is not None and not isinstance(buffersize, int):

@@ -195,10 +195,13 @@ class Pool:
 
     def close(self) -> None:
         """Accept no more calls; those accepted go on."""
-        self._member.close_when_done()
+        if self._member.is_mine:
+            self._member.close_when_done()
 
     def terminate(self) -> None:
         """Cancel what is left. Calls that have no result yet fail with ``ClientClosed``."""
+        if not self._member.is_mine:
+            return  # a process forked from ours ends; the pool goes on
         for window in list(self._feeding):
             window.stop()
         self._member.close()
@@ -207,6 +210,7 @@ class Pool:
         """Wait until every call has ended; ``close`` or ``terminate`` comes first."""
         if self._member.open:
             raise ValueError("Pool is still running")
+        self._member.check_process()
         for window in list(self._feeding):
             window.read_on()
         self._member.wait()
@@ -237,6 +241,7 @@ class Pool:
         return self._member.slots
 
     def _check_running(self) -> None:
+        self._member.check_process()  # before any lock that another thread may have held when we were forked
         if not self._member.open:
             raise ValueError("Pool not running")
 

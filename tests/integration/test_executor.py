@@ -283,7 +283,10 @@ def test_a_forked_process_is_refused_and_ends_without_waiting(cluster: Cluster, 
         "if __name__ == '__main__':\n"
         "    with multihost.Executor() as executor, multihost.Pool() as pool:\n"
         "        pending = executor.submit(square, 5)\n"
-        "        for use in (lambda: executor.submit(square, 1), lambda: pool.apply(square, (1,))):\n"
+        "        uses = (lambda: executor.submit(square, 1), lambda: executor.map(square, [1]),\n"
+        "                lambda: pool.apply(square, (1,)), lambda: pool.map(square, [1]),\n"
+        "                lambda: pool.imap(square, [1]))\n"
+        "        for use in uses:\n"
         "            child = os.fork()\n"
         "            if child == 0:\n"
         "                try:\n"
@@ -297,7 +300,7 @@ def test_a_forked_process_is_refused_and_ends_without_waiting(cluster: Cluster, 
     cluster.start_master()
     cluster.start_worker()
     output = cluster.run(program)
-    assert output.count("refused: process") == 2
+    assert output.count("refused: process") == 5
     assert "parent 25 36" in output
 
 
