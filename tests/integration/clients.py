@@ -10,6 +10,7 @@ from multiprocessing.managers import BaseManager, dispatch  # type: ignore[attr-
 from pathlib import Path
 from typing import Any
 
+from multihost.wire.messages import PROTOCOL_VERSION
 from tests.integration.cluster import Cluster
 
 
@@ -43,7 +44,7 @@ def ask(connection: Connection, method: str, *args: object, ident: str | None = 
 
 def link(connection: Connection, role: str, **info: object) -> Any:
     """Turn a connection into a link."""
-    return ask(connection, "hello", role, {"version": 1, "python": "3.11", **info})
+    return ask(connection, "hello", role, {"version": PROTOCOL_VERSION, "python": "3.11", **info})
 
 
 def is_closed(connection: Connection) -> bool:

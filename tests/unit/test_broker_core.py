@@ -1102,7 +1102,7 @@ def test_second_request_of_a_waiting_caller_closes_its_connection(broker: Broker
 # --- broken rules ----------------------------------------------------------------------------------------------------
 
 ALIEN = Function(b"never sent")
-BAD_OF_A_CLIENT = {
+BAD_OF_A_CLIENT: dict[str, tuple[object, ...]] = {
     "function that was not sent": ("submit", 0, ALIEN.id, {}, [b"0"]),
     "negative number": ("submit", -1, SQUARE.id, {}, [b"0"]),
     "content of another hash": ("blob", ALIEN.id, b"other content", ()),
@@ -1123,7 +1123,7 @@ def test_client_that_breaks_the_rules_is_cut_off_and_nothing_of_its_message_hold
     client = broker.client()
     broker.say(client, *SQUARE.messages)
     before = broker.core.statistics()
-    good = ("submit", 0, SQUARE.id, {}, [b"0"])
+    good: tuple[object, ...] = ("submit", 0, SQUARE.id, {}, [b"0"])
     effects = broker.say(client, message, good)
     reason = broker.closed[client].reason
     assert effects == [Send(client, ("refused", reason)), Close(client, reason, broke_rules=True)]
