@@ -101,9 +101,13 @@ class Pool:
         """As ``apply``, but returns at once. The callbacks run in a thread of the pool and must not block."""
         self._check_running()
         session, options = self._member.session, self._options
-        arguments, keywords = tuple(args), dict(kwds or {})
         function = session.prepare(func, options)
         result: AsyncResult[T] = AsyncResult(self._member, callback, error_callback)
+        try:
+            arguments, keywords = tuple(args), dict(kwds or {})
+        except Exception as error:  # they are no arguments of a call, which is the outcome of this one
+            result._set(False, error)
+            return result
         try:
             sequence = session.submit(function, arguments, keywords, result._set, options)
         except BaseException:

@@ -56,6 +56,12 @@ def test_tasks_do_not_run_in_this_process(pool: multihost.Pool) -> None:
     assert pool.apply(tasks.pid) != os.getpid()
 
 
+def test_what_are_no_arguments_of_a_call_are_that_calls_error(pool: multihost.Pool) -> None:
+    outcome = pool.apply_async(tasks.square, 3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="not iterable"):
+        outcome.get(DEADLINE)
+
+
 def test_apply_async_calls_back_with_the_result(pool: multihost.Pool) -> None:
     results: list[object] = []
     outcome = pool.apply_async(tasks.square, (7,), callback=results.append, error_callback=results.append)
