@@ -1,0 +1,153 @@
+"""The checker: reads what programs asked and were told, and which calls were run, and says which promise was broken.
+
+It knows nothing of the cores; the invariants are those of docs/reliability.md.
+"""
+
+from collections import Counter, defaultdict
+
+from multihost.broker.core import MAX_DELIVERIES
+from tests.simulation.records import Call, ClientLog, Ledger, Start, Submit, Told
+from tests.simulation.sessions import CANCEL_SECONDS
+
+
+def check(log: ClientLog, ledger: Ledger, calm: bool) -> list[str]:
+    """What was broken. ``calm``: nothing has failed, so nothing may have run twice."""
+    return _Checker(log, ledger, calm).problems()
+
+
+class _Checker:
+    def __init__(self, log: ClientLog, ledger: Ledger, calm: bool) -> None:
+        self._log, self._ledger, self._calm = log, ledger, calm
+        self._starts: dict[str, list[Start]] = defaultdict(list)
+        for start in ledger.starts:
+            self._starts[start.call].append(start)
+        self._cancelling: set[str] = {name for cancel in log.cancels for name in cancel.names}
+        self._problems: list[str] = []
+
+    def problems(self) -> list[str]:
+        for submit in self._log.submits.values():
+            for place, call in enumerate(submit.plan.calls):
+                self._check_end(submit, call)
+                self._check_runs(submit, call, place)
+            rows = self._log.rows.get(submit.plan.name, set())
+            self._demand(len(rows) <= 1, "I2", f"{submit.plan.name} was told {len(rows)} different outcomes")
+        self._check_made_up()
+        self._check_cancels()
+        self._check_sessions()
+        return self._problems
+
+    def _demand(self, holds: bool, invariant: str, text: str) -> None:
+        if not holds:
+            self._problems.append(f"{invariant}: {text}")
+
+    # --- calls -------------------------------------------------------------------------------------------------
+
+    def _check_end(self, submit: Submit, call: Call) -> None:
+        """I1, I2, I3: each call has one outcome, and it is right."""
+        told = self._log.told.get(call.name, [])
+        self._demand(len(told) <= 1, "I2", f"{call.name} ended {len(told)} times")
+        if not told:
+            lost = self._log.ended.get(submit.session) != "killed"
+            self._demand(not lost, "I1", f"{call.name} was submitted and has no outcome")
+            return
+        verdict, text = told[0].verdict, told[0].text
+        self._demand(self._may_end(submit, call, told[0]), "I3", f"{call.name} ended as {verdict} {text!r}")
+        if verdict in ("result", "ValueError"):
+            name, _, number = text.partition("#")
+            known = any(start.number == int(number) for start in self._starts[call.name])
+            self._demand(name == call.name and known, "I3", f"{call.name} was told what is another's: {text!r}")
+
+    def _may_end(self, submit: Submit, call: Call, told: Told) -> bool:
+        if told.verdict == "CancelledError":
+            return submit.plan.name in self._cancelling
+        if told.verdict == "WorkerDied" and not self._calm:
+            return told.losses == MAX_DELIVERIES and self._granted(submit) >= MAX_DELIVERIES
+        if self._calm:
+            return told.verdict == _calm_end(submit, call)[0]
+        return told.verdict in _possible_ends(submit, call)
+
+    def _granted(self, submit: Submit) -> int:
+        return self._ledger.grants.get(submit.plan.name, 0)
+
+    def _check_runs(self, submit: Submit, call: Call, place: int) -> None:
+        """I4: a call with an outcome of its own has run, and not more often than its deliveries allow."""
+        starts = self._starts[call.name]
+        told = next(iter(self._log.told.get(call.name, [])), None)
+        if told is not None and told.verdict in ("result", "ValueError", "TaskTimeout"):
+            self._demand(bool(starts), "I4", f"{call.name} has an outcome and never ran")
+        if self._calm:
+            expected = _calm_end(submit, call)[1]
+            cancelled = told is None or told.verdict == "CancelledError"
+            right = len(starts) <= expected if cancelled else len(starts) == expected
+            self._demand(right, "I4", f"{call.name} ran {len(starts)} times without any fault, not {expected}")
+        lives = max(1, len(self._log.begun.get(submit.session, [])))
+        counted = Counter(start.delivery for start in starts if start.delivery not in self._ledger.handed_back)
+        # Of a chunk, any item before may have been given up first.
+        most = MAX_DELIVERIES * (submit.plan.retries + 1) * lives * (place + 1)
+        self._demand(len(counted) <= most, "I4", f"{call.name} ran in {len(counted)} deliveries, {most} are allowed")
+        # When its process died with several others, it is run again in the same delivery, alone.
+        self._demand(max(counted.values(), default=0) <= 2, "I4", f"{call.name} ran too often in one delivery")
+        if told is not None:
+            self._check_none_after(submit, call, told)
+
+    def _check_none_after(self, submit: Submit, call: Call, told: Told) -> None:
+        """I2: what has ended is not delivered again; of a chunk, no item that has ended."""
+        for start in self._starts[call.name]:
+            granted = self._ledger.granted[start.delivery]
+            # A master that has forgotten the chunk gets all of it again.
+            forgotten = any(told.at <= begun <= granted for begun in self._log.begun.get(submit.session, []))
+            again = granted > told.at and not (submit.plan.chunk and forgotten)
+            self._demand(not again, "I2", f"{call.name} had its outcome and was delivered again as {start.delivery}")
+
+    def _check_made_up(self) -> None:
+        calls = {call.name for submit in self._log.submits.values() for call in submit.plan.calls}
+        for name in self._starts.keys() - calls:
+            self._demand(False, "I3", f"{name} ran, and nobody had submitted it")
+
+    # --- cancels and sessions ----------------------------------------------------------------------------------
+
+    def _check_cancels(self) -> None:
+        """I9, I11: each cancel is answered, and what is cancelled is not delivered again."""
+        for cancel in self._log.cancels:
+            if cancel.answered is None:
+                if self._log.ended.get(cancel.session) != "killed":
+                    self._demand(False, "I9", f"a cancel of {cancel.names} was never answered")
+                continue
+            waited = cancel.answered - cancel.asked
+            self._demand(waited <= CANCEL_SECONDS + 1.0, "I9", f"a cancel waited for {waited:.1f} s")
+            for name in sorted(cancel.cancelled):
+                for call in self._log.submits[name].plan.calls:
+                    late = [s for s in self._starts[call.name] if self._ledger.granted[s.delivery] > cancel.answered]
+                    self._demand(not late, "I11", f"{call.name} was delivered after its cancel was acknowledged")
+
+    def _check_sessions(self) -> None:
+        """I9: each program comes to its end, and no master refuses what it says."""
+        for session, how in self._log.ended.items():
+            self._demand(how in ("closed", "killed"), "I9", f"{session} ended: {how}")
+
+
+def _calm_end(submit: Submit, call: Call) -> tuple[str, int]:
+    """How a call ends when nothing fails, and after how many runs."""
+    plan, tries, run = submit.plan, 0, 0
+    while True:
+        deed = call.deed(run)
+        run += 1
+        late = plan.timeout is not None and (deed.kind == "hang" or deed.seconds > plan.timeout)
+        again = plan.retry_timeouts if late else deed.kind == "retry"
+        if again and tries < plan.retries:
+            tries += 1
+        elif late:
+            return "TaskTimeout", run
+        else:
+            return ("result" if deed.kind in ("return", "nest") else "ValueError"), run
+
+
+def _possible_ends(submit: Submit, call: Call) -> set[str]:
+    """How a call may end when its first runs may have come to nothing."""
+    ends = {"result"}
+    # A task that submits tasks fails if one of these is given up.
+    if any(deed.kind in ("retry", "raise", "nest") for deed in call.deeds):
+        ends.add("ValueError")
+    if submit.plan.timeout is not None:
+        ends.add("TaskTimeout")
+    return ends
