@@ -3,6 +3,7 @@
 import contextlib
 import secrets
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Cluster:
-    """A master and, unless ``slots`` is 0, a worker with so many; up when constructed.
+    """A master, and workers with so many slots each; up when constructed.
 
     Args:
         journal: ``memory``, or how the journal's directory is synced (``normal``, ``full``). The directory is beneath
             ``build/``, so on the disk of the checkout: a temporary one may be in memory.
     """
 
-    def __init__(self, slots: int, journal: str = "normal") -> None:
+    def __init__(self, slots: int, journal: str = "normal", workers: int = 1) -> None:
         self.address = Address("127.0.0.1", programs.free_port())
         self.authkey = secrets.token_hex(16).encode()
         (ROOT / "build").mkdir(exist_ok=True)
@@ -36,12 +37,20 @@ class Cluster:
         }
         kept = {"MULTIHOST_JOURNAL": str(self._directory), "MULTIHOST_JOURNAL_SYNC": journal}
         self.master = self._start("master/task_master.py", {} if journal == "memory" else kept)
-        self.worker = self._start("worker/task_worker.py", {"MULTIHOST_SLOTS": str(slots)}) if slots else None
+        self._others: list[subprocess.Popen[bytes]] = []
         try:
-            programs.wait_until(lambda: self._workers() == bool(slots), "the cluster was up")
+            programs.wait_until(lambda: self._workers() is not None, "the master answered")
+            for _ in range(workers):
+                self.add_worker(slots)
+            programs.wait_until(lambda: self._workers() == workers, "the workers were there")
         except BaseException:
             self.close()
             raise
+
+    def add_worker(self, slots: int, address: Address | None = None) -> None:
+        """Start a worker, which may reach the master at another address; does not wait for it."""
+        settings = {"MULTIHOST_SLOTS": str(slots), "MULTIHOST_ADDRESS": str(address or self.address)}
+        self._others.append(self._start("worker/task_worker.py", settings))
 
     def statistics(self) -> dict[str, Any]:
         """What the master tells of itself. Raises: MasterUnreachable."""
@@ -49,13 +58,12 @@ class Cluster:
 
     def roles(self) -> dict[str, list[int]]:
         """The cluster's processes, by what they do."""
-        worker = [] if self.worker is None else [self.worker.pid]
-        children = [child for pid in worker for child in processes.descendants(pid)]
-        return {"master": [self.master.pid], "workers": worker + children}
+        workers = [pid for worker in self._others for pid in (worker.pid, *processes.descendants(worker.pid))]
+        return {"master": [self.master.pid], "workers": workers}
 
     def close(self) -> None:
         """Take it down."""
-        programs.stop([program for program in (self.worker, self.master) if program is not None])
+        programs.stop([*self._others, self.master])
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def __enter__(self) -> "Cluster":
@@ -64,7 +72,7 @@ class Cluster:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _start(self, program: str, settings: dict[str, str]) -> Any:
+    def _start(self, program: str, settings: dict[str, str]) -> subprocess.Popen[bytes]:
         return programs.start_python([str(ROOT / program)], {**self.settings, **settings})
 
     def _workers(self) -> int | None:

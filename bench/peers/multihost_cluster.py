@@ -9,13 +9,13 @@ from peers.pools import PoolSystem
 
 
 class Peer(PoolSystem):
-    """See the module."""
+    """See the module; ``separate``: one worker for each slot."""
 
     journal: ClassVar[str] = "normal"
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, separate: bool = False) -> None:
         self.workers = workers
-        self._cluster = Cluster(workers, self.journal)
+        self._cluster = Cluster(1, self.journal, workers) if separate else Cluster(workers, self.journal)
         self.pool = multihost.Pool(address=self._cluster.address.pair, authkey=self._cluster.authkey)
 
     def roles(self) -> dict[str, list[int]]:
