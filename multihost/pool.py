@@ -280,6 +280,8 @@ class Pool:
             feed.start()
         except BaseException:
             self._member.end()
+            if bar is not None:
+                bar.close()
             raise
         return result
 
