@@ -202,7 +202,7 @@ def test_a_bomb_in_a_call_is_refused_and_does_not_explode(target: Cluster, explo
 
 
 LINKS: dict[str, dict[str, object]] = {
-    "client": {"session": "s", "limit": None, "name": "test"},
+    "client": {"session": "s", "limit": None, "lifetime": None, "name": "test"},
     "worker": {"worker": "id", "name": "stranger", "slots": 1},
     "monitor": {},
 }
@@ -212,12 +212,12 @@ LINKS: dict[str, dict[str, object]] = {
     ("role", "batch"),
     [
         ("client", lambda bomb: bomb),
-        ("client", lambda bomb: [("submit", 0, "f", [bomb])]),
+        ("client", lambda bomb: [("submit", 0, "f", {}, [bomb])]),
         ("client", lambda bomb: [("blob", "id", bomb, ())]),
-        ("client", lambda bomb: [("submit", 0, "no such function", [b""])]),
+        ("client", lambda bomb: [("submit", 0, "no such function", {}, [b""])]),
         ("client", lambda bomb: [("blob", "another hash", b"content", ())]),
         ("client", lambda bomb: [("settle", [(1, "result", b"")])]),
-        ("client", lambda bomb: [("submit", -1, content_id(b""), [b""])]),
+        ("client", lambda bomb: [("submit", -1, content_id(b""), {}, [b""])]),
         ("client", lambda bomb: "no list"),
         ("client", lambda bomb: [()]),
         ("client", lambda bomb: [("ping", 1)]),
@@ -226,7 +226,7 @@ LINKS: dict[str, dict[str, object]] = {
         ("worker", lambda bomb: [("want", -1)]),
         ("worker", lambda bomb: [("want", True)]),
         ("worker", lambda bomb: [("want", 1 << 80)]),
-        ("worker", lambda bomb: [("submit", 0, "f", [b""])]),
+        ("worker", lambda bomb: [("submit", 0, "f", {}, [b""])]),
         ("worker", lambda bomb: [("ask",)]),
         ("monitor", lambda bomb: [("ask", bomb)]),
         ("monitor", lambda bomb: [("drain",)]),
@@ -246,7 +246,7 @@ def test_tasks_and_functions_are_opaque_to_the_master(target: Cluster, explosion
     content = pickled(Bomb(explosion))
     with authenticated(target) as connection:
         link(connection, "client", **{**LINKS["client"], "session": "opaque"})
-        connection.send([("blob", content_id(content), content, ()), ("submit", 0, content_id(content), [content])])
+        connection.send([("blob", content_id(content), content, ()), ("submit", 0, content_id(content), {}, [content])])
         assert ("accepted", 1) in connection.recv()
         assert target.statistics()["queued"] == 1
         connection.send([("close",)])
