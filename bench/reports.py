@@ -51,8 +51,9 @@ def markdown(plan: Plan, rows: dict[str, Row], where: dict[str, Any]) -> str:
         parts.append(figures.ratios(list(rows.values()), rows[REFERENCE]))
     if plan.rounds > 1:
         parts.append(figures.ranges(list(rows.values())))
+    parts.append(figures.others(list(rows.values())))
     parts.append("\n".join(f"- {row.title}{_number(name)}: {SYSTEMS[name].configured}." for name, row in rows.items()))
-    return "\n\n".join(part.rstrip() for part in parts) + "\n"
+    return "\n\n".join(part.rstrip() for part in parts if part) + "\n"
 
 
 def version(spec: SystemSpec) -> str:

@@ -188,9 +188,9 @@ def main() -> None:
         suite = Suite(plan, directory)
         suite.run()
         where["load after"] = os.getloadavg()[0]
-        print(markdown(plan, suite.rows, where))
         file = Path(arguments.json or directory / "figures.json")
         file.write_text(json.dumps(report(plan, suite.rows, where), indent=1) + "\n")
+        print(markdown(plan, suite.rows, where), flush=True)
         if arguments.pictures:
             make_pictures(file, Path(arguments.pictures))
 

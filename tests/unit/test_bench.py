@@ -153,7 +153,10 @@ def test_a_report_keeps_every_round_and_every_reason() -> None:
     plan = Plan(("multihost", "pool"), ("one by one",), rounds=2, workers=2, seconds=1.0)
     rows = {"multihost": row("multihost", one_by_one=[3.0, 4.0]), "pool": row("Pool", one_by_one=[1.0, 2.0])}
     rows["pool"].missing["queued"] = "why"
+    rows["pool"].add({"overtaken, s": 0.5})
     run = json.loads(json.dumps(report(plan, rows, WHERE)))
     assert run["systems"]["multihost"]["rounds"] == {"one by one": [3.0, 4.0]}
     assert run["systems"]["pool"]["missing"] == {"queued": "why"}
-    assert "| multihost | 2.50 |" in markdown(plan, rows, WHERE), "the median of 3 and 2"
+    text = markdown(plan, rows, WHERE)
+    assert "| multihost | 2.50 |" in text, "the median of 3 and 2"
+    assert "| overtaken, s | - | 0.5 |" in text
