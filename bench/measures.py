@@ -69,7 +69,7 @@ def one_by_one(system: System, effort: Effort) -> Figures:
     used = _Growth(system.roles(), processes.cpu_seconds)
     rate = run(count)
     cpu = {f"cpu {role}, µs": seconds / count * 1e6 for role, seconds in used.by_role(system.roles()).items()}
-    return {"one by one": rate, **cpu, "cpu, µs": sum(cpu.values())}
+    return {"one by one": rate, **cpu}
 
 
 def mapped(system: System, effort: Effort) -> Figures:
