@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
+from typing import Any
 
 from multihost import payload
 from multihost.errors import ResultTooLarge
@@ -29,8 +30,8 @@ class ChunkRun:
 
     def run(
         self,
-        call: Callable[[object], object],
-        items: list[object],
+        call: Callable[[Any], object],
+        items: list[Any],
         hand_over: Callable[[], None],
         gather_seconds: float,
         fatal: Callable[[BaseException], bool],
@@ -76,8 +77,8 @@ class ChunkRun:
     def _pack(self, start: int, seconds: float, values: list[object], errors: dict[int, bytes]) -> list[Part]:
         try:
             content = payload.dump_part(start, seconds, values, errors)
-        except Exception:
-            self._expose(values, errors)
+        except BaseException as error:  # a __reduce__ of the user's may raise anything
+            self._expose(values, errors, error)
             content = payload.dump_part(start, seconds, values, errors)
         if len(content) <= self._max_payload or (len(values) == 1 and errors):
             return [(len(values), content)]
@@ -93,11 +94,14 @@ class ChunkRun:
             *self._pack(start + half, seconds - share, values[half:], second),
         ]
 
-    def _expose(self, values: list[object], errors: dict[int, bytes]) -> None:
-        """Turn the values that cannot be pickled into their items' errors."""
+    def _expose(self, values: list[object], errors: dict[int, bytes], together: BaseException) -> None:
+        """Turn the values that cannot be pickled into their items' errors; all, if they only cannot be ``together``."""
+        culprits: dict[int, BaseException] = {}
         for place, value in enumerate(values):
             try:
                 payload.dumps(value)
-            except Exception as error:  # whatever a __reduce__ of the user's raises
-                errors[place] = self._dump_error(MaybeEncodingError(error, value))
-                values[place] = None
+            except BaseException as error:
+                culprits[place] = error
+        for place, reason in (culprits or dict.fromkeys(range(len(values)), together)).items():
+            errors.setdefault(place, self._dump_error(MaybeEncodingError(reason, values[place])))
+            values[place] = None

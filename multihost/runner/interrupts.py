@@ -60,6 +60,7 @@ class Interrupts:
         signal.signal(INTERRUPT, self._interrupted)
         self._stack = open(stack, "ab", buffering=0)  # noqa: SIM115  it is open as long as this process lives
         faulthandler.register(INTERRUPT, file=self._stack, all_threads=True, chain=True)
+        self._interrupted(INTERRUPT, None)  # for a signal that came before, and was ignored
 
     def take_cancelled(self, token: int) -> bool:
         """Whether a task that is to be started was cancelled."""

@@ -22,7 +22,7 @@ class Outbox:
         self._pipe = pipe
         self._guard = interrupts
         self._output = output
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a value's own __reduce__ may print, or submit a task
         self._outcomes: list[tuple[int, str, bytes]] = []
         self._seconds = 0.0
         self._chunks: dict[int, ChunkRun] = {}  # those under way
@@ -43,7 +43,9 @@ class Outbox:
             self._seconds += seconds
 
     def begin_chunk(self, token: int, chunk: ChunkRun) -> None:
-        self._chunks[token] = chunk
+        """Hand over what ends of this chunk, too, until ``end_chunk`` or ``put``."""
+        with self._guard, self._lock:
+            self._chunks[token] = chunk
         self.pulse()
 
     def end_chunk(self, token: int) -> bytes:
@@ -71,7 +73,7 @@ class Outbox:
     def close(self) -> None:
         """This process was forked from a child's: the pipe is not its own."""
         self._closed = True
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def _hand_over(self) -> None:
         if rows := self._output.take():
@@ -93,7 +95,8 @@ class Outbox:
                 time.sleep(_PULSE_SECONDS)
                 with self._lock:
                     self._hand_over()
-                    if not self._chunks and not self._output.some:
-                        self._awake.clear()
+                    self._awake.clear()
+                    if self._chunks or self._output.some:  # looked at after the clear, or what came between would wait
+                        self._awake.set()
         except OSError:
             pass  # the worker is gone

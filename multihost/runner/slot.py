@@ -277,7 +277,7 @@ class Slot:
     def _pack(self, result: object, token: int) -> tuple[str, bytes]:
         try:
             content = payload.dumps(result)
-        except Exception as error:
+        except BaseException as error:  # a __reduce__ of the user's may raise anything
             return "error", self._dump_error(MaybeEncodingError(error, result), token)
         if len(content) > self._config.max_payload:
             return "error", self._dump_error(ResultTooLarge(len(content), self._config.max_payload), token)
@@ -301,6 +301,7 @@ class Slot:
     def _enter(self, order: Order, token: int) -> None:
         depth: Any = order.options.get("depth", 0)
         self._running[token] = depth
+        self._interrupts.raised = None
         if self._config.threads == 1:
             self._interrupts.running = token
         else:

@@ -72,6 +72,8 @@ class Slots:
         self._directory = Path(tempfile.mkdtemp(prefix="multihost-"))
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(_PRELOAD)
+        # Children inherit that: until one has its handler, the signal would end it.
+        signal.signal(INTERRUPT, signal.SIG_IGN)
 
     def keep(self, blob_id: str, content: bytes) -> None:
         self._blobs[blob_id] = content

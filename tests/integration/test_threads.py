@@ -58,7 +58,7 @@ def test_coroutine_that_raises_fails_as_a_function_does(shared_cluster: Cluster)
         raise LookupError("in a coroutine")
 
     with pytest.raises(LookupError, match="in a coroutine"):
-        shared_cluster.pool().apply_async(fail).get(30)
+        _ = shared_cluster.pool().apply_async(fail).get(30)
 
 
 # --- threads ---------------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def test_late_coroutine_beside_others_is_cancelled_alone(cluster: Cluster, tmp_p
     pool = threaded(cluster, 2)
     process = pool.apply(tasks.pid)
     with pytest.raises(multihost.TaskTimeout, match="was interrupted"):
-        pool.options(timeout=0.3).apply_async(tasks.sleep_in_a_coroutine, (str(tmp_path),)).get(30)
+        _ = pool.options(timeout=0.3).apply_async(tasks.sleep_in_a_coroutine, (str(tmp_path),)).get(30)
     assert pool.apply(tasks.pid) == process
 
 
