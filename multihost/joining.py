@@ -77,6 +77,9 @@ class Membership:
         if self.open and self._what == "Pool" and getpid() == self._process:
             warn(f"unclosed running multihost pool {self!r}", ResourceWarning, source=self)
 
+    def __repr__(self) -> str:
+        return f"<multihost.{self._what} at {self.session.address}, {self.calls} calls under way>"
+
     def _join(
         self,
         address: str | tuple[str, int] | None,
