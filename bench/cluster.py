@@ -23,9 +23,11 @@ class Cluster:
     Args:
         journal: ``memory``, or how the journal's directory is synced (``normal``, ``full``). The directory is beneath
             ``build/``, so on the disk of the checkout: a temporary one may be in memory.
+        profiles: a directory for what cProfile finds in the master and in one worker; None: they run as they are.
     """
 
-    def __init__(self, slots: int, journal: str = "normal", workers: int = 1) -> None:
+    def __init__(self, slots: int, journal: str = "normal", workers: int = 1, profiles: Path | None = None) -> None:
+        self._profiles = profiles
         self.address = Address("127.0.0.1", programs.free_port())
         self.authkey = secrets.token_hex(16).encode()
         (ROOT / "build").mkdir(exist_ok=True)
@@ -73,7 +75,11 @@ class Cluster:
         self.close()
 
     def _start(self, program: str, settings: dict[str, str]) -> subprocess.Popen[bytes]:
-        return programs.start_python([str(ROOT / program)], {**self.settings, **settings})
+        path = ROOT / program
+        profiled = (
+            [str(programs.BENCH / "profiled.py"), str(self._profiles / path.parent.name)] if self._profiles else []
+        )
+        return programs.start_python([*profiled, str(path)], {**self.settings, **settings})
 
     def _workers(self) -> int | None:
         with contextlib.suppress(MasterUnreachable):

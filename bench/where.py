@@ -1,0 +1,152 @@
+"""Where the microseconds of a task are: CPU time by process and thread, and the functions that take most of it.
+
+    python bench/where.py [--tasks N] [--top N] [--journal memory|normal|full]
+
+First without a profiler, for the times; then with cProfile, for the names: it makes small functions look dear, so read
+its order, not its figures.
+"""
+
+import argparse
+import cProfile
+import os
+import pstats
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import multihost
+import processes
+import work
+from cluster import Cluster
+
+_LONGER = 2  # times
+_WAITING = frozenset(
+    f"<method '{name}' of '{kind}' objects>"
+    for name, kind in (("acquire", "_thread.lock"), ("poll", "select.poll"), ("poll", "select.epoll"))
+)
+
+Workload = Callable[[multihost.Pool, int], None]
+
+
+def one_by_one(pool: multihost.Pool, tasks: int) -> None:
+    for result in [pool.apply_async(work.square, (x,)) for x in range(tasks)]:
+        result.get()
+
+
+def mapped(pool: multihost.Pool, tasks: int) -> None:
+    pool.map(work.square, range(tasks), chunksize=1)
+
+
+def round_trips(pool: multihost.Pool, tasks: int) -> None:
+    for x in range(tasks // 10):
+        pool.apply(work.square, (x,))
+
+
+WORKLOADS: dict[str, tuple[Workload, int]] = {  # and how many tasks it has for each of those asked for, inverted
+    "one by one": (one_by_one, 1),
+    "map, chunksize=1": (mapped, 1),
+    "round trip": (round_trips, 10),
+}
+
+
+def times(workload: Workload, tasks: int, share: int, journal: str) -> dict[str, float]:
+    """Microseconds of a task: elapsed, and CPU time of each process and of the client's two threads."""
+    with Cluster(2, journal) as cluster, multihost.Pool(address=cluster.address.pair, authkey=cluster.authkey) as pool:
+        workload(pool, tasks)  # the warm-up
+        before, begun = _spent(cluster), time.perf_counter()
+        workload(pool, tasks)
+        elapsed, after = time.perf_counter() - begun, _spent(cluster)
+    spent = {name: after[name] - seconds for name, seconds in before.items()}
+    return {name: seconds / (tasks / share) * 1e6 for name, seconds in {"elapsed": elapsed, **spent}.items()}
+
+
+def _spent(cluster: Cluster) -> dict[str, float]:
+    (master,), (worker, *others) = cluster.roles().values()
+    own = processes.cpu_seconds(os.getpid())
+    caller = time.thread_time()
+    return {
+        "client, caller": caller,
+        "client, receiver": own - caller,
+        "master": processes.cpu_seconds(master),
+        "worker": processes.cpu_seconds(worker),
+        "children": sum(map(processes.cpu_seconds, others)),
+    }
+
+
+def names(workload: Workload, tasks: int, share: int, journal: str, top: int) -> dict[str, list[tuple[str, float]]]:
+    """Process or thread -> its functions and the microseconds of a task in each, without those it calls.
+
+    What starting and stopping cost is in a short run as well as in a long one, so their difference is free of it.
+    """
+    short, long = (_profiles(workload, tasks, times, journal) for times in (1, 1 + _LONGER))
+    found = {}
+    for who, costs in long.items():
+        grown = {name: (cost - short[who].get(name, 0.0)) / (tasks / share * _LONGER) for name, cost in costs.items()}
+        ranked = sorted(grown.items(), key=lambda item: -item[1])
+        found[who] = [(name, cost * 1e6) for name, cost in ranked if name not in _WAITING][:top]
+    return found
+
+
+def _profiles(workload: Workload, tasks: int, times: int, journal: str) -> dict[str, dict[str, float]]:
+    """Process or thread -> function -> seconds."""
+    with tempfile.TemporaryDirectory() as name:
+        with profiled_threads() as receivers, Cluster(2, journal, profiles=Path(name)) as cluster:
+            pool = multihost.Pool(address=cluster.address.pair, authkey=cluster.authkey)
+            caller = cProfile.Profile()
+            for _ in range(times):
+                caller.runcall(workload, pool, tasks)
+            pool.terminate()
+        found = {"client, caller": pstats.Stats(caller), "client, receiver": pstats.Stats(receivers[0])}
+        found |= {file.stem: pstats.Stats(str(file)) for file in sorted(Path(name).iterdir())}
+    return {who: _seconds(stats) for who, stats in found.items()}
+
+
+@contextmanager
+def profiled_threads() -> Iterator[list[cProfile.Profile]]:
+    """Profiles each thread that is started in the block; to be read when the threads have ended."""
+    profiles: list[cProfile.Profile] = []
+
+    def begin(frame: object, event: str, argument: object) -> None:
+        profiles.append(cProfile.Profile())
+        profiles[-1].enable()  # takes the place of this function, in this thread
+
+    threading.setprofile(begin)
+    try:
+        yield profiles
+    finally:
+        threading.setprofile(None)
+
+
+def _seconds(stats: pstats.Stats) -> dict[str, float]:
+    raw: dict[tuple[str, int, str], tuple[int, int, float, float, object]] = stats.stats  # type: ignore[attr-defined]
+    return {_name(*function): row[2] for function, row in raw.items()}
+
+
+def _name(file: str, line: int, function: str) -> str:
+    path = Path(file)
+    return function if file == "~" else f"{path.parent.name}/{path.name}:{line} {function}"
+
+
+def main() -> None:
+    """Print a table and lists."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", type=int, default=10_000, help="of a workload; round trips: a tenth (default 10000)")
+    parser.add_argument("--top", type=int, default=8, help="functions to name (default 8)")
+    parser.add_argument("--journal", default="normal", help="memory, normal or full (default normal)")
+    arguments = parser.parse_args()
+    tasks, journal = arguments.tasks, arguments.journal
+    measured = {name: times(workload, tasks, share, journal) for name, (workload, share) in WORKLOADS.items()}
+    columns = list(next(iter(measured.values())))
+    print(f"| µs a task | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
+    for name, row in measured.items():
+        print(f"| {name} | {' | '.join(f'{row[column]:.1f}' for column in columns)} |")
+    for name, (workload, share) in WORKLOADS.items():
+        for who, functions in names(workload, tasks, share, journal, arguments.top).items():
+            print(f"\n{name}, {who}: {', '.join(f'{function} {cost:.1f}' for function, cost in functions)}")
+
+
+if __name__ == "__main__":
+    main()
