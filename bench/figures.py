@@ -106,7 +106,7 @@ def others(rows: Sequence[Row]) -> str:
     if not names:
         return ""
     lines = [_line(["", *(row.title for row in rows)]), "|---" * (len(rows) + 1) + "|"]
-    lines += [_line([name, *(_plain(row.median(name)) for row in rows)]) for name in names]
+    lines += [_line([name, *(plain(row.median(name)) for row in rows)]) for name in names]
     return "\n".join(lines) + "\n"
 
 
@@ -124,7 +124,8 @@ def _measured(rows: Sequence[Row], column: Column) -> bool:
     return any(figure in row.rounds for row in rows for figure in column.figures)
 
 
-def _plain(value: float | None) -> str:
+def plain(value: float | None) -> str:
+    """A figure of any size, to three places."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

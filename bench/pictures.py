@@ -84,8 +84,8 @@ def _save(axes: Any, file: Path) -> None:
 
 def main() -> None:
     """Draw what the run has figures for."""
-    file, directory = map(Path, sys.argv[1:])
-    run = json.loads(file.read_text())
+    directory = Path(sys.argv[1])
+    run = json.load(sys.stdin)
     directory.mkdir(parents=True, exist_ok=True)
     # The same figures give the same file: no date, no random ids; text stays text.
     matplotlib.rcParams.update({"svg.hashsalt": "multihost", "svg.fonttype": "none"})

@@ -6,7 +6,10 @@ from typing import Any
 import figures
 import programs
 from figures import Row
+from goals import goals
 from systems import REFERENCE, SYSTEMS, SystemSpec
+
+BEGIN, END = "<!-- figures of scripts/bench -->", "<!-- end of the figures -->"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +42,35 @@ def report(plan: Plan, rows: dict[str, Row], where: dict[str, Any]) -> dict[str,
     return {**where, "workers": plan.workers, "rounds": plan.rounds, "seconds": plan.seconds, "systems": systems}
 
 
-def markdown(plan: Plan, rows: dict[str, Row], where: dict[str, Any]) -> str:
-    """The tables, with what one has to know to read them."""
+def markdown(run: dict[str, Any]) -> str:
+    """The tables of a report, with what one has to know to read them."""
+    rows = {
+        name: Row(system["title"], system["rounds"], system["missing"], system["absent"])
+        for name, system in run["systems"].items()
+    }
     parts = [
-        f"{where['date']}, commit {where['commit']}, Python {where['python']}, {where['cores']} cores "
-        f"({where['cpu']}), load {where['load before']:.1f} before and {where['load after']:.1f} after; "
-        f"{plan.workers} workers, medians of {plan.rounds} rounds of about {plan.seconds:g} s.",
+        f"{run['date']}, commit {run['commit']}, Python {run['python']}, {run['cores']} cores "
+        f"({run['cpu']}), load {run['load before']:.1f} before and {run['load after']:.1f} after; "
+        f"{run['workers']} workers, medians of {run['rounds']} rounds of about {run['seconds']:g} s.",
         figures.table(list(rows.values())),
     ]
+    parts.append(goals(rows))
     if REFERENCE in rows:
         parts.append(figures.ratios(list(rows.values()), rows[REFERENCE]))
-    if plan.rounds > 1:
+    if run["rounds"] > 1:
         parts.append(figures.ranges(list(rows.values())))
     parts.append(figures.others(list(rows.values())))
     parts.append("\n".join(f"- {row.title}{_number(name)}: {SYSTEMS[name].configured}." for name, row in rows.items()))
     return "\n\n".join(part.rstrip() for part in parts if part) + "\n"
+
+
+def inserted(document: str, text: str) -> str:
+    """``document`` with ``text`` between its two marks. Raises: ValueError: it has none."""
+    before, begin, rest = document.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the document has no place for the figures, between {BEGIN} and {END}")
+    return f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}"
 
 
 def version(spec: SystemSpec) -> str:

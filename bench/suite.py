@@ -1,7 +1,7 @@
 """multihost beside other systems, in one run: the same work, the same number of workers, rounds that alternate.
 
     python bench/suite.py [--quick] [--only NAME,NAME] [--measures NAME,NAME] [--rounds N] [--seconds S] [--slots N]
-                          [--json FILE] [--pictures DIRECTORY]
+                          [--json FILE] [--read FILE] [--document FILE] [--pictures DIRECTORY]
 
 Read docs/performance.md for the rules, and the ratios before the absolute figures.
 """
@@ -13,9 +13,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import programs
 import venvs
@@ -23,10 +24,9 @@ from driver import Adapter, Dash, Failed, redis
 from figures import Row
 from machine import machine
 from measures import FRESH, MEASURES
-from reports import Plan, markdown, report
+from reports import Plan, inserted, markdown, report
 from systems import QUICK, SYSTEMS, SystemSpec
 
-ROOT = Path(__file__).resolve().parent.parent
 TABLE_MEASURES = (
     "one by one",
     "map, chunksize=1",
@@ -165,34 +165,34 @@ class Suite:
             self._close(contender)
 
 
-@contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    """A directory for sockets and logs; it stays when something went wrong."""
-    (ROOT / "build").mkdir(exist_ok=True)
+def make_pictures(run: dict[str, Any], directory: Path) -> None:
+    """Draw a report's figures, with matplotlib in an environment of its own. Raises: CannotInstall."""
+    command = [str(venvs.python_of("pictures")), str(programs.BENCH / "pictures.py"), str(directory)]
+    subprocess.run(command, input=json.dumps(run), text=True, check=True)
+
+
+def measured(arguments: argparse.Namespace) -> dict[str, Any]:
+    """A new run's report."""
+    plan, where = _plan(arguments), machine()
     with tempfile.TemporaryDirectory(prefix="multihost-bench-") as name:
-        yield Path(name)
-
-
-def make_pictures(file: Path, directory: Path) -> None:
-    """Draw the figures of a JSON file. Raises: CannotInstall."""
-    command = [str(venvs.python_of("pictures")), str(programs.BENCH / "pictures.py"), str(file), str(directory)]
-    subprocess.run(command, check=True)
+        suite = Suite(plan, Path(name))
+        suite.run()
+    return report(plan, suite.rows, {**where, "load after": os.getloadavg()[0]})
 
 
 def main() -> None:
     """Print the tables as Markdown; write the figures and the pictures if asked to."""
     arguments = _arguments()
-    plan = _plan(arguments)
-    where = machine()
-    with scratch() as directory:
-        suite = Suite(plan, directory)
-        suite.run()
-        where["load after"] = os.getloadavg()[0]
-        file = Path(arguments.json or directory / "figures.json")
-        file.write_text(json.dumps(report(plan, suite.rows, where), indent=1) + "\n")
-        print(markdown(plan, suite.rows, where), flush=True)
-        if arguments.pictures:
-            make_pictures(file, Path(arguments.pictures))
+    run = json.loads(Path(arguments.read).read_text()) if arguments.read else measured(arguments)
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(run, indent=1) + "\n")
+    text = markdown(run)
+    print(text, flush=True)
+    if arguments.document:
+        document = Path(arguments.document)
+        document.write_text(inserted(document.read_text(), text))
+    if arguments.pictures:
+        make_pictures(run, Path(arguments.pictures))
 
 
 def _arguments() -> argparse.Namespace:
@@ -205,7 +205,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--slots", type=int, default=2, help="workers of each system (default 2)")
     parser.add_argument("--most-tasks", type=int, default=20_000, help="of one measurement (default 20000)")
     parser.add_argument("--large", type=int, default=16, help="payloads of 10 MB in one measurement (default 16)")
+    parser.add_argument("--read", metavar="FILE", help="measure nothing: tables and pictures of a former run's --json")
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--document", metavar="FILE", help="put the tables between the marks in it, too")
     parser.add_argument("--pictures", metavar="DIRECTORY", help="draw them there; measures what they show, too")
     return parser.parse_args()
 

@@ -5,6 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from reports import Plan
+from suite import Suite
+from systems import SYSTEMS, SystemSpec
+
 SUITE = Path(__file__).resolve().parents[2] / "bench" / "suite.py"
 SMALL = ["--rounds", "1", "--seconds", "0.02", "--most-tasks", "40", "--large", "1"]
 
@@ -28,3 +34,14 @@ def test_the_suite_measures_multihost_beside_the_local_pool(tmp_path: Path) -> N
         )
     assert "| multihost |" in done.stdout
     assert "| ratio to multiprocessing.Pool |" in done.stdout
+
+
+def test_a_system_that_cannot_be_started_is_a_row_that_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(SYSTEMS, "ghost", SystemSpec("ghost", "a ghost", "no_such_module", "not at all", resident=True))
+    plan = Plan(("ghost", "pool"), ("one by one",), rounds=1, workers=2, seconds=0.02, most_tasks=20)
+    suite = Suite(plan, tmp_path)
+    suite.run()
+    assert "no_such_module" in suite.rows["ghost"].absent
+    assert suite.rows["pool"].median("one by one")

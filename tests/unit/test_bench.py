@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from figures import COLUMNS, Row, others, ranges, ratio_of_rounds, ratios, table
+from goals import GOALS, Goal, goals
 from measures import MEASURES, Effort, overtaken
-from reports import Plan, markdown, report, version
+from reports import BEGIN, END, Plan, inserted, markdown, report, version
+from suite import Suite
 from systems import QUICK, REFERENCE, SYSTEMS
+from venvs import CannotInstall
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 WHERE = {"date": "d", "commit": "c", "python": "3", "cores": 2, "cpu": "a cpu", "load before": 0.0, "load after": 0.0}
@@ -92,6 +95,35 @@ def test_a_figure_without_a_column_is_told_in_a_line_of_its_own() -> None:
     assert others([row("theirs", one_by_one=[1.0])]) == ""
 
 
+# --- goals ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_goal_is_met_by_the_ratio_of_rounds() -> None:
+    goal = Goal("one by one", least=2.5, beside="pool")
+    assert goal.wanted == "at least 2.5 x pool"
+    assert goal.found({"multihost": row("m", one_by_one=[30.0]), "pool": row("p", one_by_one=[10.0])}) == 3.0
+    assert (goal.met(2.5), goal.met(2.4)) == (True, False)
+
+
+def test_a_goal_without_its_figures_says_nothing() -> None:
+    rows = {"multihost": row("m", one_by_one=[30.0])}
+    assert Goal("one by one", least=2.5, beside="pool").found(rows) is None
+    assert Goal("cold start", most=0.4).found({"pool": row("p")}) is None
+    assert goals(rows) == ""
+
+
+def test_goals_tell_what_was_wanted_and_found() -> None:
+    text = goals({"multihost": row("m", sleep_1_ms=[0.9], cold_start=[0.5])})
+    assert [cells(line) for line in text.splitlines()[2:]] == [
+        ["sleep 1 ms", "at least 0.88", "0.9", "yes"],
+        ["cold start", "at most 0.4", "0.5", "no"],
+    ]
+
+
+def test_every_goal_is_of_a_figure_in_the_table() -> None:
+    assert {goal.figure for goal in GOALS} <= {figure for column in COLUMNS for figure in column.figures}
+
+
 # --- measures ------------------------------------------------------------------------------------------------------
 
 
@@ -149,6 +181,19 @@ def test_every_column_is_of_something_that_is_measured() -> None:
     assert {column.measure for column in COLUMNS} <= {*MEASURES, "cold start"}
 
 
+def test_a_system_that_cannot_be_installed_is_a_row_that_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(name: str) -> Path:
+        raise CannotInstall(f"pip failed: no package index for {name}")
+
+    monkeypatch.setattr("venvs.python_of", refuse)
+    suite = Suite(Plan(("ray", "dask"), ("one by one",), rounds=1, workers=2, seconds=1.0), tmp_path)
+    suite.run()
+    assert suite.rows["ray"].absent == "pip failed: no package index for ray"
+    assert suite.rows["dask"].absent == "pip failed: no package index for dask"
+
+
 def test_a_report_keeps_every_round_and_every_reason() -> None:
     plan = Plan(("multihost", "pool"), ("one by one",), rounds=2, workers=2, seconds=1.0)
     rows = {"multihost": row("multihost", one_by_one=[3.0, 4.0]), "pool": row("Pool", one_by_one=[1.0, 2.0])}
@@ -157,6 +202,13 @@ def test_a_report_keeps_every_round_and_every_reason() -> None:
     run = json.loads(json.dumps(report(plan, rows, WHERE)))
     assert run["systems"]["multihost"]["rounds"] == {"one by one": [3.0, 4.0]}
     assert run["systems"]["pool"]["missing"] == {"queued": "why"}
-    text = markdown(plan, rows, WHERE)
+    text = markdown(run)
     assert "| multihost | 2.50 |" in text, "the median of 3 and 2"
     assert "| overtaken, s | - | 0.5 |" in text
+
+
+def test_a_document_has_the_figures_between_its_marks() -> None:
+    document = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    assert inserted(document, "new\n") == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
+    with pytest.raises(ValueError, match="no place for the figures"):
+        inserted("nothing", "new")
