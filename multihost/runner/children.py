@@ -37,7 +37,11 @@ class Item:
 
     def resembles(self, other: "Item") -> bool:
         """Whether a child can be given both in one message."""
-        return (self.function_id, self.session) == (other.function_id, other.session) and self.options == other.options
+        return (
+            self.function_id == other.function_id
+            and self.session == other.session
+            and (self.options is other.options or self.options == other.options)
+        )
 
     def with_care(self) -> "Item":
         """The same task, to be run again carefully; what has ended of a chunk stays ended."""
@@ -57,6 +61,7 @@ class Child:
     running: OrderedDict[int, Item] = field(default_factory=OrderedDict)
     lending: bool = False  # it waits for tasks of its own, and its slot may go to another child
     condemned: bool = False  # it was killed, and its death has not been told yet
+    voids: int = 0  # how many of the running are void
 
     @property
     def busy(self) -> bool:
@@ -65,7 +70,7 @@ class Child:
 
     @property
     def leases(self) -> int:
-        return sum(not item.void for item in self.running.values())
+        return len(self.running) - self.voids
 
     @property
     def idle(self) -> bool:
@@ -76,8 +81,22 @@ class Child:
         """Whether it has run all the tasks that a process of its session may run."""
         return self.left is not None and self.left <= 0
 
+    def void(self, token: int) -> None:
+        """The lease of one of its tasks has ended."""
+        if not self.running[token].void:
+            self.running[token].void = True
+            self.voids += 1
+
+    def remove(self, token: int) -> Item | None:
+        """Remove and return one of its tasks; None if it has none of that token."""
+        item = self.running.pop(token, None)
+        if item is not None and item.void:
+            self.voids -= 1
+        return item
+
     def suits(self, item: Item) -> bool:
         """Whether ``item`` may be given to it, now or behind what it has."""
         if (self.session, self.needs) != (item.session, item.needs) or self.worn or self.lending or self.condemned:
             return False
-        return not self.running or not (item.careful or any(other.careful for other in self.running.values()))
+        # A careful one is always the only one.
+        return not self.running or not (item.careful or next(iter(self.running.values())).careful)

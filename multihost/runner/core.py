@@ -184,7 +184,7 @@ class RunnerCore:
         effects: list[Effect] = []
         for child in self._children.values():
             for token in child.running.keys() & tokens:
-                child.running[token].void = True
+                child.void(token)
                 effects.append(Interrupt(child.number, token, None))
                 self._limits.kill_at(token, child.number, now + STOP_GRACE_SECONDS)
         return effects
@@ -226,15 +226,15 @@ class RunnerCore:
 
     def _note_outcome(self, child: Child, token: int, seconds: float) -> bool:
         """Whether the master is to hear how a task has ended."""
-        item = child.running.pop(token, None)
+        item = child.remove(token)
         if item is None:
             return False  # made up
         self._limits.lift(token)
         if item.void:
             return False
-        self._recent = item.measure
-        mean = self._seconds.setdefault(self._recent, seconds)
-        self._seconds[self._recent] = mean + (seconds - mean) / 8
+        self._recent = measure = item.measure
+        mean = self._seconds.setdefault(measure, seconds)
+        self._seconds[measure] = mean + (seconds - mean) / 8
         return True
 
     def _started(self, event: Started, now: float) -> list[Effect]:
@@ -258,7 +258,7 @@ class RunnerCore:
         """A child waits for tasks of its own: what it was to run after that must not wait for it."""
         if (child := self._children.get(event.child)) is None:
             return []
-        items = [child.running.pop(token) for token in event.tokens if token in child.running]
+        items = [item for token in event.tokens if (item := child.remove(token)) is not None]
         if child.left is not None:
             child.left += len(items)
         self._queue_again(items)

@@ -51,7 +51,7 @@ class Interrupts:
         self.raised: BaseException | None = None  # what we raised in it
         self.cancel: Callable[[int, BaseException], bool] | None = None  # cancels a coroutine; False: there is none
         self._worker = worker
-        self._cancelled: set[int] = set()  # tasks that have not started
+        self.cancelled: set[int] = set()  # tasks that have not started
         self._guards = 0
         self._postponed: BaseException | None = None
         self._main = threading.get_ident()
@@ -63,9 +63,9 @@ class Interrupts:
         self._interrupted(INTERRUPT, None)  # for a signal that came before, and was ignored
 
     def take_cancelled(self, token: int) -> bool:
-        """Whether a task that is to be started was cancelled."""
-        if token in self._cancelled:
-            self._cancelled.discard(token)
+        """Whether a task that is to be started was cancelled; asked once for each."""
+        if token in self.cancelled:
+            self.cancelled.discard(token)
             return True
         return False
 
@@ -95,7 +95,7 @@ class Interrupts:
         if token != self.running:
             # It has not started, or it has ended by now; its number will not come again then.
             if seconds is None:
-                self._cancelled.add(token)
+                self.cancelled.add(token)
         elif self._guards:
             self._postponed = error
         else:

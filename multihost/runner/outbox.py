@@ -37,13 +37,11 @@ class Outbox:
 
     def put(self, token: int, kind: str, content: bytes, seconds: float) -> None:
         """A task has ended; the caller sees to it that ``hand_over`` follows soon."""
-        with self._guard, self._lock:
-            self._chunks.pop(token, None)
-            self._outcomes.append((token, kind, content))
-            self._seconds += seconds
+        self._outcomes.append((token, kind, content))  # without the lock: others only remove what was there before
+        self._seconds += seconds
 
     def begin_chunk(self, token: int, chunk: ChunkRun) -> None:
-        """Hand over what ends of this chunk, too, until ``end_chunk`` or ``put``."""
+        """Hand over what ends of this chunk, too, until ``end_chunk`` or ``break_chunk``."""
         with self._guard, self._lock:
             self._chunks[token] = chunk
         self.pulse()
@@ -55,6 +53,12 @@ class Outbox:
             if parts:
                 self._send(("outcomes", [(token, *part) for part in parts], [], 0.0))
             return content
+
+    def break_chunk(self, token: int) -> None:
+        """A chunk has ended before its last item; hand over what ended of it."""
+        with self._guard, self._lock:
+            self._hand_over()
+            del self._chunks[token]
 
     def hand_over(self) -> None:
         """Send all that gathered: what tasks printed before how they ended."""
@@ -76,12 +80,16 @@ class Outbox:
         self._lock = threading.RLock()
 
     def _hand_over(self) -> None:
-        if rows := self._output.take():
+        # In this order: what a task printed is there before its outcome is.
+        outcomes = self._outcomes[:]
+        del self._outcomes[: len(outcomes)]
+        seconds, self._seconds = self._seconds, 0.0
+        if self._output.some and (rows := self._output.take()):
             self._send(("output", rows))
-        parts = [(token, *part) for token, chunk in self._chunks.items() for part in chunk.take()]
-        if self._outcomes or parts:
-            outcomes, self._outcomes = self._outcomes, []
-            seconds, self._seconds = self._seconds, 0.0
+        parts = []
+        if self._chunks:
+            parts = [(token, *part) for token, chunk in self._chunks.items() for part in chunk.take()]
+        if outcomes or parts:
             self._send(("outcomes", parts, outcomes, seconds))
 
     def _send(self, message: tuple[object, ...]) -> None:

@@ -92,13 +92,15 @@ class Slot:
         self._unprepared: BaseException | None = None  # why the session's code cannot be imported
         self._backlog = Backlog()
         self._interrupts = Interrupts(control, config.stack, config.worker)
+        self._alone = config.threads == 1  # whether one task runs at a time, in the main thread
+        self._order = Order("", {})  # of that one
         # (Token, depth) of the task that runs in this thread or coroutine, where several run at a time.
         self._here: ContextVar[tuple[int, int] | None] = ContextVar("multihost_task", default=None)
         self._running: dict[int, int] = {}  # token -> depth
         self._output = Output(self._whose, config.forward_output, self._interrupts)
         self._outbox = Outbox(pipe, self._interrupts, self._output)
         self._output.wake = self._outbox.pulse
-        self._coroutines = Coroutines(in_thread=config.threads > 1)
+        self._coroutines = Coroutines(in_thread=not self._alone)
         self._interrupts.cancel = self._coroutines.cancel
         self._door = RelayDoor(
             config.needs,
@@ -109,7 +111,7 @@ class Slot:
             self._read_in_thread,
             self._interrupts,
         )
-        self._reading = threading.Lock()  # guards the three that follow
+        self._reading = threading.Lock()  # held to change who reads the pipe
         self._at_work = False  # whether the main thread runs tasks, rather than reads the pipe
         self._reader_wanted = False
         self._reader: threading.Thread | None = None
@@ -134,15 +136,18 @@ class Slot:
 
     def serve(self) -> None:
         """Run tasks until the worker closes the pipe. Raises: EOFError, OSError, when that happens."""
-        if self._config.threads > 1:
+        if not self._alone:
             for number in range(self._config.threads):
                 threading.Thread(target=self._work_forever, name=f"multihost-{number}", daemon=True).start()
             self._read_forever()
         while self._reader is None:
             self._receive(pickle.loads(self._pipe.recv_bytes()))
-            self._set_at_work(True)
+            self._at_work = True
+            if self._reader_wanted:
+                self._start_reader()
             self._work()
-            self._set_at_work(False)
+            with self._reading:
+                self._at_work = False
         self._work_forever()
 
     def _receive(self, message: tuple[object, ...]) -> None:
@@ -159,24 +164,18 @@ class Slot:
             case _:
                 self._door.deliver(message)
 
-    def _set_at_work(self, at_work: bool) -> None:
-        with self._reading:
-            self._at_work = at_work
-            if self._reader_wanted and at_work:
-                self._start_reader()
-
     def _read_in_thread(self) -> None:
         """From now on the pipe is to be read while tasks run, too. Where they run in threads, the main one does it."""
-        if self._config.threads == 1:
-            with self._interrupts, self._reading:
-                self._reader_wanted = True
-                if self._at_work:
-                    self._start_reader()
+        if self._alone:
+            self._reader_wanted = True
+            self._start_reader()
 
     def _start_reader(self) -> None:
-        if self._reader is None:
-            self._reader = threading.Thread(target=self._read_forever, name="multihost-reader", daemon=True)
-            self._reader.start()
+        """Unless the main thread reads the pipe now: then that calls this before it does anything else."""
+        with self._interrupts, self._reading:
+            if self._at_work and self._reader is None:
+                self._reader = threading.Thread(target=self._read_forever, name="multihost-reader", daemon=True)
+                self._reader.start()
 
     def _read_forever(self) -> None:
         try:
@@ -218,11 +217,12 @@ class Slot:
 
     def _run(self, order: Order, token: int, arguments: bytes) -> tuple[str, bytes]:
         """Run one task: its outcome's kind and content."""
-        if self._interrupts.take_cancelled(token):
+        interrupts = self._interrupts
+        if interrupts.cancelled and interrupts.take_cancelled(token):
             return "error", b""  # nobody waits for it
         try:
             function, retry_for, loaded = self._load(order.function_id, arguments)
-            if self._interrupts.take_cancelled(token):
+            if interrupts.cancelled and interrupts.take_cancelled(token):
                 return "error", b""
             if "timeout" in order.options:
                 self._outbox.send(("started", token, issubclass(TaskTimeout, retry_for)))
@@ -236,11 +236,13 @@ class Slot:
             result = function(*args, **kwds)
             if type(result) is CoroutineType:
                 result = self._coroutines.run(token, result)
-            self._leave(token)
+            interrupts.running = None
         except BaseException as error:
+            interrupts.running = None
             self._leave(token)
             kind = "retry" if isinstance(error, retry_for) else "error"
             return kind, self._dump_error(error, token)
+        self._leave(token)
         return self._pack(result, token)
 
     def _run_chunk(self, order: Order, token: int, function: Function, items: Any) -> tuple[str, bytes]:
@@ -251,11 +253,13 @@ class Slot:
         call = self._caller(token, function, star=order.options["chunk"] == "starmap")
         try:
             chunk.run(call, items[done:], self._outbox.hand_over, gather, self._is_fatal)
-            self._leave(token)
+            self._interrupts.running = None
         except BaseException as error:
+            self._interrupts.running = None
             self._leave(token)
-            self._outbox.hand_over()
+            self._outbox.break_chunk(token)
             return "error", self._dump_error(error, token)
+        self._leave(token)
         return "result", self._outbox.end_chunk(token)
 
     def _caller(self, token: int, function: Function, star: bool) -> Callable[[Any], object]:
@@ -299,29 +303,36 @@ class Slot:
     # --- which task this is ------------------------------------------------------------------------------------
 
     def _enter(self, order: Order, token: int) -> None:
-        depth: Any = order.options.get("depth", 0)
-        self._running[token] = depth
-        self._interrupts.raised = None
-        if self._config.threads == 1:
+        """A task is to run in this thread."""
+        if self._alone:
+            self._order = order
+            self._interrupts.raised = None
             self._interrupts.running = token
         else:
+            depth: Any = order.options.get("depth", 0)
+            self._running[token] = depth
             self._here.set((token, depth))
 
     def _leave(self, token: int) -> None:
-        self._interrupts.running = None
-        self._running.pop(token, None)
-        if self._config.threads > 1:
+        """The task that ran in this thread has ended."""
+        if not self._alone:
+            self._running.pop(token, None)
             self._here.set(None)
             self._interrupts.take_cancelled(token)
 
     def _whose(self) -> int | None:
         """The token of the task that runs here; of the only one that runs, where a thread of its own asks."""
+        if self._alone:
+            return self._interrupts.running
         if (here := self._here.get()) is not None:
             return here[0]
         running = self._running
         return next(iter(running), None) if len(running) == 1 else None
 
     def _depth(self) -> int:
+        if self._alone:
+            depth: Any = self._order.options.get("depth", 0)
+            return int(depth)
         if (here := self._here.get()) is not None:
             return here[1]
         return max(self._running.values(), default=0)
@@ -330,7 +341,10 @@ class Slot:
 
     def _load(self, function_id: str, arguments: bytes) -> tuple[Function, Exceptions, Any]:
         try:
-            self._prepare()
+            if not self._prepared:
+                self._prepare()
+            if self._unprepared is not None:
+                raise self._unprepared
             known = self._functions.get(function_id)
             if known is None:
                 known = self._functions[function_id] = _with_retries(payload.loads(self._definitions[function_id]))
@@ -344,14 +358,13 @@ class Slot:
     def _prepare(self) -> None:
         """Import the session's code and call its initializer, once; what that raises is the outcome of each task."""
         with self._preparing:
-            if not self._prepared:
-                self._prepared = True
-                try:
-                    make_ready(self._needs.items(), Path(self._config.directory))
-                except BaseException as error:
-                    self._unprepared = error
-        if self._unprepared is not None:
-            raise self._unprepared
+            if self._prepared:
+                return  # another thread was faster
+            try:
+                make_ready(self._needs.items(), Path(self._config.directory))
+            except BaseException as error:
+                self._unprepared = error
+            self._prepared = True
 
 
 # Of a function's code: that it is a coroutine function, or was marked as if it were one.
