@@ -74,8 +74,11 @@ def main() -> None:
             print(json.dumps({"figures": first_result(name, int(workers[0]))}), file=lines, flush=True)
             return
         adapter = Adapter(name)
-        for line in lines:
-            print(json.dumps(adapter.obey(json.loads(line))), file=lines, flush=True)
+        try:
+            for line in lines:
+                print(json.dumps(adapter.obey(json.loads(line))), file=lines, flush=True)
+        finally:
+            adapter.obey({"do": "stop"})  # when the driver was killed
 
 
 if __name__ == "__main__":

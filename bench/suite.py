@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -183,6 +184,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Print the tables as Markdown; write the figures and the pictures if asked to."""
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))  # what was started is ended
     run = json.loads(Path(arguments.read).read_text()) if arguments.read else measured(arguments)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(run, indent=1) + "\n")
