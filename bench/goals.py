@@ -54,6 +54,29 @@ GOALS = (
     Goal("cold start", most=0.4),
 )
 
+SCALE_GOALS = (
+    Goal("many / few", least=0.9),
+    Goal("1000 idle workers, % of a core", most=5),
+    Goal("1000 idle workers, master's MB", most=100),
+    Goal("long / short", least=0.9),
+    Goal("bytes a task in the master", most=400),
+    Goal("bytes a task in the client", most=700),
+    Goal("times it left the client", most=1.1),
+    Goal("times it left the master", most=2.2),
+    Goal("master's memory / 16 arguments of 10 MB", most=2),
+    Goal("master's memory / 16 results of 10 MB", most=2),
+    Goal("multihost, 1 worker with 2 slots: overtaken, s", most=0.1),
+    Goal("multihost, 2 workers with 1 slot: overtaken, s", most=0.1),
+    Goal("import multihost, s", most=0.15),
+)
+
+
+def scale_row(figure: str, value: float) -> str:
+    """A figure of ``scale.py`` as a row of a Markdown table, with its goal if it has one."""
+    goal = next((goal for goal in SCALE_GOALS if goal.figure in figure), None)
+    verdict = f"{goal.wanted} | {'yes' if goal.met(value) else 'no'}" if goal else "|"
+    return f"| {figure} | {plain(value)} | {verdict} |"
+
 
 def goals(rows: Mapping[str, Row]) -> str:
     """The goals that the run can tell about, as a Markdown table; nothing if there is none."""

@@ -21,6 +21,7 @@ import programs
 import work
 from cluster import Cluster
 from counting_proxy import CountingProxy
+from goals import scale_row
 from light import REPORT
 from machine import machine
 from measures import LARGE_BYTES, Effort, fairness
@@ -79,8 +80,8 @@ def long_queue(rounds: int, queue: int) -> Figures:
         f"leases/s, {2 * REPORT:,} tasks in the queue": short,
         f"leases/s, {queue:,} tasks in the queue": long,
         "long / short": long / short,
-        f"bytes a task in the master, {queue:,} waiting": master,
-        f"bytes a task in the client, {queue:,} waiting": client,
+        f"{queue:,} waiting: bytes a task in the master": master,
+        f"{queue:,} waiting: bytes a task in the client": client,
     }
 
 
@@ -224,11 +225,11 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
     arguments = parser.parse_args()
     where, run = machine(), {}
-    print("| what | figure |\n|---|---|", flush=True)
+    print("| what | figure | wanted | met |\n|---|---|---|---|", flush=True)
     for name in arguments.only.split(",") if arguments.only else SCALES:
         run[name] = SCALES[name](arguments.rounds, arguments.queue)
         for figure, value in run[name].items():
-            print(f"| {figure} | {value:,.0f} |" if value >= 100 else f"| {figure} | {value:.3g} |", flush=True)
+            print(scale_row(figure, value), flush=True)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps({**where, "figures": run}, indent=1) + "\n")
 

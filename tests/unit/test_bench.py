@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from figures import COLUMNS, Row, others, ranges, ratio_of_rounds, ratios, table
-from goals import GOALS, Goal, goals
+from goals import GOALS, Goal, goals, scale_row
 from measures import MEASURES, Effort, overtaken
 from reports import BEGIN, END, Plan, inserted, markdown, report, version
 from suite import Suite
@@ -118,6 +118,13 @@ def test_goals_tell_what_was_wanted_and_found() -> None:
         ["sleep 1 ms", "at least 0.88", "0.9", "yes"],
         ["cold start", "at most 0.4", "0.5", "no"],
     ]
+
+
+def test_a_figure_of_scale_stands_beside_its_goal() -> None:
+    assert cells(scale_row("many / few", 0.95)) == ["many / few", "0.95", "at least 0.9", "yes"]
+    name = "1,000,000 waiting: bytes a task in the master"
+    assert cells(scale_row(name, 401.0)) == [name, "401", "at most 400", "no"]
+    assert cells(scale_row("without a goal", 1.0)) == ["without a goal", "1", "", ""]
 
 
 def test_every_goal_is_of_a_figure_in_the_table() -> None:
