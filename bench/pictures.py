@@ -42,6 +42,8 @@ def by_workers(run: dict[str, Any], file: Path) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
     axes.set_xlabel("workers")
+    axes.set_yticks([rate for _, rate in ideal], [f"{rate:g}" for _, rate in ideal])
+    axes.yaxis.set_minor_formatter("")
     _draw(axes, run, _workers, ideal)
     _save(axes, file)
 
