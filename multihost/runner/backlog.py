@@ -48,11 +48,12 @@ class Backlog:
 
     def lend(self, lending: bool) -> list[int]:
         """The child begins or ends to lend its slot; the tokens of the tasks that it will not run therefore."""
+        tokens = []
         with self._changed:
             self._lending = lending
-            tokens = [token for _, token, _ in self._tasks] if lending else []
-            if lending:
-                self._tasks.clear()
+            # One by one, for another thread may take one of them at this moment.
+            while lending and (task := self.take()) is not None:
+                tokens.append(task[1])
         return tokens
 
     def close(self) -> None:

@@ -505,7 +505,9 @@ class RunnerCore:
                 self._limits.kill_at(token, child.number, now + TIMEOUT_GRACE_SECONDS)
             elif not child.condemned and [*child.running].index(token) < self._threads:
                 child.condemned = True
-                effects.append(Condemn(child.number))
+                what = "its timeout was over" if item.overdue and not item.void else "it was cancelled"
+                text = f"a child process is killed: a task went on after it was interrupted, for {what}"
+                effects += [Note("warning", text), Condemn(child.number)]
             # Otherwise it has not started, and will not, for the child knows that it was cancelled.
         for number in [number for number, at in self._retiring.items() if at <= now]:
             del self._retiring[number]

@@ -12,6 +12,8 @@ import threading
 import time
 from pathlib import Path
 
+import multihost
+
 
 def mark(directory: str, name: str) -> str:
     """Leave a mark with the process's id."""
@@ -152,3 +154,17 @@ async def meet_in_coroutines(directory: str, name: str, others: int) -> tuple[st
 
 async def same_loop() -> int:
     return id(asyncio.get_running_loop())
+
+
+def leaves(depth: int) -> int:
+    """Of a tree, counted by one task a node."""
+    if not depth:
+        return 1
+    with multihost.Pool() as pool:
+        return sum(pool.map(leaves, [depth - 1] * 2, chunksize=1))
+
+
+def wait_for_a_task(directory: str) -> None:
+    """Submit a task that does not end, and wait for it."""
+    with multihost.Pool() as pool:
+        pool.apply(sleep_and_clean_up, (directory,))

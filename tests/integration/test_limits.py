@@ -116,6 +116,21 @@ def test_cancelled_task_that_has_not_started_never_does(executor: multihost.Exec
     assert not marked(tmp_path, "queued")
 
 
+def test_tasks_of_a_task_that_is_cancelled_or_late_are_stopped_with_it(
+    executor: multihost.Executor, shared_cluster: Cluster, tmp_path: Path
+) -> None:
+    sessions = shared_cluster.statistics()["sessions"]
+    future = executor.submit(tasks.wait_for_a_task, str(tmp_path))
+    wait_until(lambda: marked(tmp_path, "began"), "the inner task ran")
+    assert future.terminate()
+    wait_until(lambda: marked(tmp_path, "cleaned up"), "the inner task was stopped")
+    shared_cluster.wait_for(sessions=sessions, leased=0)
+    with pytest.raises(multihost.TaskTimeout):
+        executor.options(timeout=1.0).submit(tasks.wait_for_a_task, str(tmp_path)).result(30)
+    shared_cluster.wait_for(sessions=sessions, leased=0)
+    assert executor.submit(common.square, 3).result(30) == 9
+
+
 # --- lifetimes -------------------------------------------------------------------------------------------------------
 
 

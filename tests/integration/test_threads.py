@@ -105,6 +105,13 @@ def test_late_coroutine_beside_others_is_cancelled_alone(cluster: Cluster, tmp_p
     assert pool.apply(tasks.pid) == process
 
 
+def test_tasks_in_threads_wait_for_tasks_of_theirs(cluster: Cluster) -> None:
+    pool = threaded(cluster, 2)
+    assert pool.apply_async(tasks.leaves, (4,)).get(60) == 16
+    results = [pool.apply_async(tasks.leaves, (2,)) for _ in range(6)]
+    assert [result.get(60) for result in results] == [4] * 6
+
+
 # --- output ----------------------------------------------------------------------------------------------------------
 
 

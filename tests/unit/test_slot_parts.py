@@ -201,6 +201,21 @@ def test_backlog_of_a_child_that_lends_its_slot_is_empty_and_stays_so() -> None:
     assert backlog.wait()
 
 
+def test_task_is_either_started_or_given_back_when_the_slot_is_lent_meanwhile() -> None:
+    class Racing(Backlog):
+        """Another thread takes a task whenever this one does."""
+
+        def take(self) -> tuple[Order, int, bytes] | None:
+            if (other := super().take()) is not None:
+                started.append(other[1])
+            return super().take()
+
+    started: list[int] = []
+    backlog = Racing()
+    backlog.add(Order("f", {}), [(token, b"") for token in range(9)])
+    assert sorted([*backlog.lend(True), *started]) == [*range(9)]
+
+
 # --- the door --------------------------------------------------------------------------------------------------------
 
 
