@@ -15,6 +15,7 @@ class SystemSpec:
         venv: the virtual environment it needs, and the file in ``requirements/``; empty: the checkout's own.
         resident: it costs nothing while it idles, so it may stay up while others are measured, and the rounds alternate
             between single measurements. Others are up only for their own part of a round.
+        redis: it keeps its queues in a Redis server, which the driver starts.
         package: whose version the table names, as ``requirements/`` has it.
         launcher: the module that runs the client, where it is not started by itself.
         cold: the module for the cold start, where it is another one.
