@@ -1,15 +1,12 @@
-"""``Executor`` beside the standard library's: what holds for one holds for the other, from one suite."""
+"""``Executor`` where it is more than the standard library's, or ends otherwise; tests/contract has what they share."""
 
 import asyncio
 import itertools
 import os
 import signal
-import threading
 import time
-import weakref
 from collections.abc import Iterator
 from concurrent import futures
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -40,29 +37,6 @@ def mark_and_wait(directory: str, name: str, go_on: str) -> str:
     return name
 
 
-def mark_and_go_on(directory: str, number: int) -> int:
-    """Leave a mark; all but the first few wait for the file ``go``."""
-    leave_a_mark(directory, f"mark-{number}")
-    while number > 2 and not Path(directory, "go").exists():
-        time.sleep(0.005)
-    return number
-
-
-def divide(a: int, b: int) -> float:
-    return a / b
-
-
-def raise_cancelled() -> None:
-    raise futures.CancelledError
-
-
-class Kept:
-    """A result that can be referred to weakly."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
 INITIALIZED: list[str] = []
 
 
@@ -78,142 +52,11 @@ def kill_oneself() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.fixture(params=["multihost", "standard library"])
-def executor(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[futures.Executor]:
-    """An executor of two processes: ours on a cluster, and as the control the standard library's own."""
-    if request.param == "standard library":
-        with futures.ProcessPoolExecutor(2) as control:
-            yield control
-    else:
-        cluster.start_master()
-        cluster.start_worker()
-        with multihost.Executor(2, address=str(cluster.address), authkey=cluster.authkey) as ours:
-            yield ours
-
-
 def block(executor: futures.Executor, directory: Path) -> list["futures.Future[str]"]:
     """Two calls that occupy both processes until the file ``go`` is there."""
     blocking = [executor.submit(mark_and_wait, str(directory), f"busy-{n}", "go") for n in range(2)]
     wait_until(lambda: len(list(directory.glob("busy-*"))) == 2, "both processes were busy")
     return blocking
-
-
-def test_a_submitted_call_has_its_result(executor: futures.Executor) -> None:
-    assert executor.submit(square, 3).result(30) == 9
-
-
-def test_keyword_arguments_arrive(executor: futures.Executor) -> None:
-    assert executor.submit(int, "ff", base=16).result(30) == 255
-
-
-def test_map_keeps_the_order(executor: futures.Executor) -> None:
-    assert list(executor.map(square, range(50))) == [x * x for x in range(50)]
-
-
-def test_map_of_several_iterables_ends_with_the_shortest(executor: futures.Executor) -> None:
-    assert list(executor.map(pow, [2, 3, 4], [5, 2])) == [32, 9]
-
-
-def test_map_times_out(executor: futures.Executor, tmp_path: Path) -> None:
-    blocking = block(executor, tmp_path)
-    with pytest.raises(futures.TimeoutError):
-        list(executor.map(square, range(4), timeout=0.1))
-    (tmp_path / "go").touch()
-    futures.wait(blocking, timeout=30)
-
-
-def test_an_exception_is_raised_as_itself_with_the_remote_traceback(executor: futures.Executor) -> None:
-    future = executor.submit(fail, "told so")
-    with pytest.raises(ValueError, match="told so") as caught:
-        future.result(30)
-    assert "in fail" in str(caught.value.__cause__)
-    assert isinstance(future.exception(), ValueError)
-
-
-def test_a_queued_call_can_be_cancelled_and_never_runs(executor: futures.Executor, tmp_path: Path) -> None:
-    blocking = block(executor, tmp_path)
-    queued = [executor.submit(leave_a_mark, str(tmp_path), f"ran-{n}") for n in range(20)]
-    last = queued[-1]  # the standard library's executor puts some aside for its processes: these it cannot cancel
-    assert last.cancel()
-    assert last.cancelled()
-    assert last.done()
-    with pytest.raises(futures.CancelledError):
-        last.result(30)
-    (tmp_path / "go").touch()
-    assert futures.wait([*blocking, *queued], timeout=30).not_done == set()
-    assert not (tmp_path / "ran-19").exists()
-    assert (tmp_path / "ran-0").exists()
-
-
-def test_a_running_call_cannot_be_cancelled(executor: futures.Executor, tmp_path: Path) -> None:
-    blocking = block(executor, tmp_path)
-    assert not blocking[0].cancel()
-    (tmp_path / "go").touch()
-    assert blocking[0].result(30) == "busy-0"
-    assert not blocking[0].cancel()
-
-
-def test_shutdown_can_cancel_what_is_queued(executor: futures.Executor, tmp_path: Path) -> None:
-    blocking = block(executor, tmp_path)
-    queued = [executor.submit(square, n) for n in range(20)]
-    stopping = threading.Thread(target=executor.shutdown, kwargs={"cancel_futures": True})
-    stopping.start()
-    wait_until(queued[-1].cancelled, "the queued calls were cancelled")
-    (tmp_path / "go").touch()
-    stopping.join(30)
-    assert [future.result(30) for future in blocking] == ["busy-0", "busy-1"]
-
-
-def test_shutdown_waits_for_what_was_submitted(executor: futures.Executor) -> None:
-    submitted = [executor.submit(square, n) for n in range(100)]
-    executor.shutdown()
-    assert all(future.done() for future in submitted)
-
-
-def test_shutdown_without_waiting_lets_calls_finish(executor: futures.Executor, tmp_path: Path) -> None:
-    blocking = block(executor, tmp_path)
-    executor.shutdown(wait=False)
-    (tmp_path / "go").touch()
-    assert [future.result(30) for future in blocking] == ["busy-0", "busy-1"]
-
-
-def test_nothing_can_be_submitted_after_shutdown(executor: futures.Executor) -> None:
-    executor.shutdown()
-    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
-        executor.submit(square, 1)
-
-
-def test_callbacks_get_the_future_and_one_that_raises_does_no_harm(
-    executor: futures.Executor, caplog: pytest.LogCaptureFixture
-) -> None:
-    seen: list[int] = []
-    future = executor.submit(square, 4)
-    future.add_done_callback(lambda done: fail("a callback's own error"))
-    future.add_done_callback(lambda done: seen.append(done.result()))
-    assert executor.submit(square, 5).result(30) == 25
-    wait_until(lambda: seen == [16], "the second callback was called")
-    assert "exception calling callback" in caplog.text
-
-
-def test_wait_and_as_completed_take_the_futures(executor: futures.Executor, tmp_path: Path) -> None:
-    blocking = block(executor, tmp_path)
-    assert futures.wait(blocking, timeout=0.05).done == set()
-    (tmp_path / "go").touch()
-    assert {future.result() for future in futures.as_completed(blocking, timeout=30)} == {"busy-0", "busy-1"}
-
-
-def test_asyncio_awaits_the_calls(executor: futures.Executor) -> None:
-    async def both() -> list[int]:
-        loop = asyncio.get_running_loop()
-        wrapped = [asyncio.wrap_future(executor.submit(square, n)) for n in range(3)]
-        return [*await asyncio.gather(*wrapped), await loop.run_in_executor(executor, square, 9)]
-
-    assert asyncio.run(both()) == [0, 1, 4, 81]
-
-
-def test_a_call_whose_process_dies_fails_as_a_broken_pool_does(executor: futures.Executor) -> None:
-    with pytest.raises(BrokenProcessPool):
-        executor.submit(kill_oneself).result(60)
 
 
 def test_our_executor_stays_usable_when_a_process_has_died(cluster: Cluster) -> None:
@@ -373,39 +216,6 @@ def test_terminate_workers_ends_every_call(ours: multihost.Executor, tmp_path: P
 # --- map of both -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chunksize", [1, 3])
-def test_map_ends_with_the_first_exception(executor: futures.Executor, chunksize: int) -> None:
-    results = executor.map(divide, [1, 1, 1, 1], [1, 1, 1, 0], chunksize=chunksize)
-    assert [next(results) for _ in range(3)] == [1, 1, 1]
-    with pytest.raises(ZeroDivisionError):
-        next(results)
-    assert list(results) == []
-
-
-def test_map_submits_all_calls_at_once(executor: futures.Executor, tmp_path: Path) -> None:
-    executor.map(leave_a_mark, [str(tmp_path)] * 20, map(str, range(20)))  # nobody looks at the results
-    executor.shutdown()
-    assert len(list(tmp_path.glob("[0-9]*"))) == 20
-
-
-def test_a_map_that_is_closed_cancels_what_has_not_begun(executor: futures.Executor, tmp_path: Path) -> None:
-    results = executor.map(mark_and_go_on, [str(tmp_path)] * 200, range(200))
-    assert next(results) == 0
-    results.close()  # type: ignore[attr-defined]
-    (tmp_path / "go").touch()
-    executor.shutdown()
-    assert len(list(tmp_path.glob("mark-*"))) < 100
-
-
-def test_a_map_does_not_hold_the_results_it_has_yielded(executor: futures.Executor) -> None:
-    results = executor.map(Kept, range(4), chunksize=2)
-    for _ in range(4):
-        result = next(results)
-        gone = weakref.ref(result)
-        del result
-        assert gone() is None
-
-
 # --- futures -------------------------------------------------------------------------------------------------------
 
 
@@ -436,13 +246,6 @@ def test_a_running_call_can_be_terminated(ours: multihost.Executor, tmp_path: Pa
     assert ours.submit(square, 3).result(30) == 9
 
 
-def test_a_call_that_raises_cancelled_error_itself_was_not_cancelled(executor: futures.Executor) -> None:
-    future = executor.submit(raise_cancelled)
-    with pytest.raises(futures.CancelledError):
-        future.result(30)
-    assert not future.cancelled()
-
-
 def test_a_coroutine_awaits_calls(ours: multihost.Executor) -> None:
     async def main() -> list[int]:
         first = await ours.submit(square, 3)
@@ -470,14 +273,6 @@ def test_a_coroutine_that_is_cancelled_cancels_its_call(ours: multihost.Executor
     wait_until(queued[-1].cancelled, "the call was cancelled")
     (tmp_path / "go").touch()
     futures.wait(blocking, timeout=30)
-
-
-def test_a_result_is_collected_with_its_future(executor: futures.Executor) -> None:
-    future = executor.submit(Kept, 1)
-    gone = weakref.ref(future.result(30))
-    executor.submit(square, 2).result(30)  # whoever delivered it has gone on
-    del future
-    wait_until(lambda: gone() is None, "the result was collected")
 
 
 # --- options, and the end ------------------------------------------------------------------------------------------

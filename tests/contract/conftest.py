@@ -1,0 +1,153 @@
+"""One contract, three times: the standard library's own class as the control, a cluster in this machine, containers.
+
+Every test takes ``kind``, directly or through another fixture, and so runs for each. What holds for the control holds
+for ours; where it does not, the test says both, and docs/from-multiprocessing.md says why.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from dataclasses import dataclass
+from multiprocessing.pool import Pool as StandardPool
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+import multihost
+from tests.acceptance.cluster import Cluster, clean_environ, run
+from tests.acceptance.conftest import why_no_compose
+
+PROJECT = "multihost-test-contract"
+STANDARD, LOCAL, CONTAINERS = "standard library", "local", "containers"
+_BUILD_SECONDS = 300
+# Its tasks use these; whatever else they use is of the standard library.
+_WORKERS = 2
+
+
+@dataclass(frozen=True)
+class Place:
+    """A directory for what tasks leave behind: its path for them, and for the test."""
+
+    task: str
+    test: Path
+
+
+@dataclass(frozen=True)
+class Containers:
+    """The cluster in containers: what a client needs, and its shared volume as this host sees it."""
+
+    where: dict[str, Any]
+    volume: Path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents and CONTAINERS in item.name:
+            item.add_marker(pytest.mark.acceptance)
+            item.add_marker(pytest.mark.timeout(_BUILD_SECONDS))
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("MULTIHOST_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(params=[STANDARD, LOCAL, CONTAINERS])
+def kind(request: pytest.FixtureRequest) -> str:
+    if request.param == CONTAINERS and (reason := why_no_compose()):
+        pytest.skip(reason)
+    return str(request.param)
+
+
+@pytest.fixture
+def is_ours(kind: str) -> bool:
+    return kind != STANDARD
+
+
+@pytest.fixture(scope="session")
+def containers() -> Iterator[Containers]:
+    """A cluster of two workers in containers, for the whole session."""
+    python_version = os.environ.get("PYTHON_VERSION") or run("scripts/base-image", environ=clean_environ()).strip()
+    environ = clean_environ(PYTHON_VERSION=python_version)
+    run("docker", "compose", "build", "--quiet", environ=environ, timeout=_BUILD_SECONDS)
+    engine = docker.from_env()
+    cluster = Cluster(engine, PROJECT, python_version)
+    try:
+        cluster.down()  # what a run that was killed has left
+        cluster.scale(workers=_WORKERS)
+        volume = engine.volumes.get(f"{PROJECT}_data").attrs["Mountpoint"]
+        yield Containers({"address": str(cluster.address), "authkey": cluster.authkey}, Path(volume))
+    finally:
+        cluster.down()
+        engine.close()
+
+
+@pytest.fixture
+def where(kind: str, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What our classes are told of the cluster; nothing for one in this machine."""
+    if kind != CONTAINERS:
+        return {}
+    cluster: Containers = request.getfixturevalue("containers")
+    return cluster.where
+
+
+@pytest.fixture
+def place(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if kind != CONTAINERS:
+        return Place(str(tmp_path), tmp_path)
+    cluster: Containers = request.getfixturevalue("containers")
+    directory = cluster.volume / tmp_path.name
+    directory.mkdir()
+    directory.chmod(0o777)  # the tasks run as another user
+    return Place(f"/data/{tmp_path.name}", directory)
+
+
+# --- what is tested ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def make_pool(kind: str, where: Any) -> Iterator[Callable[..., Any]]:
+    """Makes pools with the arguments of ``multiprocessing.pool.Pool``; those left are terminated."""
+    made: list[Any] = []
+
+    def make(*args: Any, **kwds: Any) -> Any:
+        made.append(StandardPool(*args, **kwds) if kind == STANDARD else multihost.Pool(*args, **{**kwds, **where}))
+        return made[-1]
+
+    yield make
+    for pool in made:
+        pool.terminate()
+        pool.join()
+
+
+@pytest.fixture
+def make_executor(kind: str, where: Any) -> Iterator[Callable[..., Any]]:
+    """Makes executors with the arguments of ``ProcessPoolExecutor``; those left are shut down."""
+    made: list[futures.Executor] = []
+
+    def make(*args: Any, **kwds: Any) -> Any:
+        made.append(
+            futures.ProcessPoolExecutor(*args, **kwds)
+            if kind == STANDARD
+            else multihost.Executor(*args, **{**kwds, **where})
+        )
+        return made[-1]
+
+    yield make
+    for executor in made:
+        executor.shutdown(cancel_futures=True)
+
+
+@pytest.fixture
+def pool(make_pool: Callable[..., Any]) -> Any:
+    """A pool of two processes."""
+    return make_pool(2)
+
+
+@pytest.fixture
+def executor(make_executor: Callable[..., Any]) -> Any:
+    """An executor of two processes."""
+    return make_executor(2)

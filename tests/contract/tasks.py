@@ -1,0 +1,141 @@
+"""Functions that the contract's tests submit. They travel as this module, so it imports nothing of the tests."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from concurrent import futures
+from pathlib import Path
+from typing import NoReturn
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def total(*numbers: float, scale: float = 1) -> float:
+    return sum(numbers) * scale
+
+
+def keywords(fn: object, self: object, /, **kwds: object) -> tuple[object, object, dict[str, object]]:
+    return fn, self, kwds
+
+
+def divide(a: int, b: int) -> float:
+    return a / b
+
+
+def fail(text: str = "on purpose") -> NoReturn:
+    raise ValueError(text)
+
+
+def fail_at_7(number: int) -> int:
+    if number == 7:
+        raise ValueError(number)
+    return number
+
+
+def raise_cancelled() -> None:
+    raise futures.CancelledError
+
+
+class Awkward(Exception):
+    """An exception that cannot be rebuilt from its ``args``."""
+
+    def __init__(self, one: int, other: int) -> None:
+        super().__init__(f"{one} and {other}")
+
+
+def fail_awkwardly() -> None:
+    raise Awkward(1, 2)
+
+
+def exit_by_exception(code: int) -> None:
+    raise SystemExit(code)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt("in a task")
+
+
+def exit_at_once(code: int) -> None:
+    os._exit(code)
+
+
+def kill_oneself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def a_lock() -> object:
+    return threading.Lock()
+
+
+def identity(x: object) -> object:
+    return x
+
+
+def process(_: object = None) -> tuple[str, int]:
+    """Which process this is, in all of the cluster."""
+    return socket.gethostname(), os.getpid()
+
+
+def leave_a_mark(directory: str, name: str) -> str:
+    Path(directory, name).touch()
+    return name
+
+
+def mark_and_wait(directory: str, name: str, go_on: str = "go") -> str:
+    """Leave a mark, and end when the file ``go_on`` is there."""
+    leave_a_mark(directory, name)
+    while not Path(directory, go_on).exists():
+        time.sleep(0.005)
+    return name
+
+
+def mark_and_wait_at(place: tuple[str, str]) -> str:
+    return mark_and_wait(*place)
+
+
+def mark_and_go_on(directory: str, number: int) -> int:
+    """Leave a mark; all but the first few wait for the file ``go``."""
+    leave_a_mark(directory, f"mark-{number}")
+    while number > 2 and not Path(directory, "go").exists():
+        time.sleep(0.005)
+    return number
+
+
+def die_once(directory: str, number: int, victim: int) -> int:
+    """Note the run, take some milliseconds, and if this is the victim's first run, die in the middle of it."""
+    with Path(directory, f"runs-{number}").open("a") as runs:
+        runs.write("x")
+    time.sleep(0.003)
+    if number == victim and Path(directory, f"runs-{number}").stat().st_size == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number * number
+
+
+def zeros(size_bytes: int) -> bytes:
+    return bytes(size_bytes)
+
+
+class Kept:
+    """Something that can be referred to weakly."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+INITIALIZED: list[str] = []
+
+
+def initialize(*names: str) -> None:
+    INITIALIZED.extend(names)
+
+
+def initialized(_: object = None) -> list[str]:
+    return INITIALIZED
+
+
+async def in_a_coroutine(x: int) -> int:
+    return x * x
