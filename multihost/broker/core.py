@@ -233,6 +233,9 @@ class BrokerCore:
                 effects += self._messages[str(name)](connection, *fields)
         except ProtocolError as error:
             effects += [Send(connection, ("refused", str(error))), Close(connection, str(error), broke_rules=True)]
+            if worker is not None and worker.connection in self._workers:
+                # Now, lest it be granted tasks before its connection has ended.
+                effects += self._lose_worker(worker, "it broke the rules")
         return effects + self._match()
 
     def _ping(self, link: Link) -> list[Effect]:

@@ -1142,9 +1142,16 @@ def test_worker_that_breaks_the_rules_is_cut_off_and_nothing_of_its_message_hold
     broker.say(worker, message, ("want", 5))
     assert broker.closed[worker].broke_rules
     assert broker.results(client) == {}
-    assert broker.count("leased") == 2
-    broker.leave(worker)
     assert broker.count("queued") == 2
+
+
+def test_worker_that_was_cut_off_is_granted_nothing_that_would_count_as_lost(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=2)
+    broker.submit(client, b"0", b"1")
+    tokens = [grant.token for grant in broker.grants(worker)]
+    broker.say(worker, ("give_back", tokens), ("want", 5), ("want", -1))
+    broker.leave(worker)
+    assert (broker.count("queued"), broker.count("redelivered")) == (2, 0)
 
 
 def test_what_precedes_a_broken_rule_in_its_batch_holds(broker: Broker) -> None:
