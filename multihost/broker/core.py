@@ -352,13 +352,13 @@ class BrokerCore:
     def _parts(self, connection: int, rows: list[tuple[int, int, bytes]]) -> list[Effect]:
         """Some items of chunks have ended: whatever happens to the rest, these are not run again."""
         worker = self._worker_of(connection)
+        found = [(self._leases.find(token, connection), count, content) for token, count, content in rows]
+        if any(task is not None and not (task.options.chunk and count >= 1) for task, count, _ in found):
+            raise ProtocolError("parts are of chunks, and of one item at least")
         effects: list[Effect] = []
-        for token, count, content in rows:
-            task = self._leases.find(token, connection)
+        for task, count, content in found:
             if task is None:
                 self._counts["stale"] += 1
-            elif not task.options.chunk or count < 1:
-                raise ProtocolError("parts are of chunks, and of one item at least")
             else:
                 effects += self._note_part(task, count, content, f"on worker {worker.name}, delivery {task.delivery}")
         return effects

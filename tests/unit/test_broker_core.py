@@ -864,6 +864,18 @@ def test_parts_of_what_is_no_chunk_break_the_rules_and_stale_ones_change_nothing
 # --- what tasks print ------------------------------------------------------------------------------------------------
 
 
+def test_parts_of_which_one_breaks_the_rules_are_not_applied_at_all(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=2)
+    broker.submit(client, b"0", chunk="map")
+    broker.submit(client, b"1", first=1)
+    (chunk, plain) = broker.grants(worker)
+    broker.say(worker, ("parts", [(chunk.token, 1, b"one"), (plain.token, 1, b"none")]))
+    broker.leave(worker)
+    (again, _) = broker.grants(broker.worker(want=2))
+    assert "done" not in again.options  # its client was told of no part
+    assert broker.parts == {}
+
+
 def test_what_a_task_prints_goes_to_its_client_and_nobody_else(broker: Broker) -> None:
     client, other, worker = broker.client(), broker.client("other"), broker.worker("a", want=1)
     broker.submit(client, b"0")
