@@ -712,6 +712,22 @@ def test_session_that_ends_takes_its_waiting_tries_with_it(broker: Broker) -> No
     assert broker.count("queued") == 0
 
 
+def test_next_try_is_not_early_because_a_task_of_that_name_once_waited(broker: Broker) -> None:
+    worker = broker.worker()
+    for delay in (1.0, 30.0):
+        client = broker.client()
+        broker.submit(client, b"0", retries=1, backoff=delay)
+        broker.say(worker, ("want", 1))
+        broker.settle(worker, broker.grants(worker)[0].token, "retry")
+        if delay == 1.0:
+            broker.say(client, ("close",))
+    broker.say(worker, ("want", 1))
+    broker.pass_time(29.0, worker)
+    assert broker.payloads(worker) == []
+    broker.pass_time(1.0, worker)
+    assert broker.payloads(worker) == [b"0"]
+
+
 # --- priorities and labels -------------------------------------------------------------------------------------------
 
 
