@@ -88,6 +88,8 @@ class BrokerCore:
         """Apply one event; the effects are to be performed in order.
 
         A message that breaks the rules is not applied, nor what follows it in its batch; its connection is closed.
+
+        Raises: ProtocolError: a client came for a session that it cannot have.
         """
         self._now = now
         return self._handlers[type(event)](event, now)
@@ -136,6 +138,8 @@ class BrokerCore:
             begun = Session(event.session, event.name, event.connection, event.session, lifetime=event.lifetime)
             self._begin(begun, event.limit)
             return [Note("info", f"session began: {event.name}", {"session": event.session})]
+        if session.nested:
+            raise ProtocolError("a task has opened this session, and it speaks through its worker")
         effects: list[Effect] = []
         if session.link is not None:
             self._clients.pop(session.link, None)

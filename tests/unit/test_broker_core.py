@@ -8,7 +8,7 @@ import pytest
 from multihost.broker.core import MAX_DELIVERIES
 from multihost.broker.events import Close, Heard, Send
 from multihost.broker.tasks import TRANSITIONS, Task, TaskEvent, TaskState
-from multihost.errors import WorkerDied
+from multihost.errors import ProtocolError, WorkerDied
 from multihost.payload import content_id, load_error, load_part
 from tests.unit.brokers import (
     ARCHIVE,
@@ -998,6 +998,16 @@ def test_task_that_breaks_the_rules_loses_its_session_and_its_worker_serves_on(b
     assert broker.count("sessions") == 1
     nested.say(("want", 5))
     assert worker not in broker.closed
+
+
+def test_session_of_a_task_is_not_for_a_client_that_knows_its_name(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=1)
+    broker.submit(client, b"0")
+    nested = broker.open(worker, 1)
+    with pytest.raises(ProtocolError, match="through its worker"):
+        broker.client(nested.session)
+    nested.submit(b"1")
+    assert ("accepted", 1) in broker.take(nested.link)
 
 
 def test_task_whose_session_introduces_itself_wrongly_is_refused(broker: Broker) -> None:
