@@ -278,8 +278,10 @@ class BrokerCore:
     def _acknowledge(self, link: Link, sequences: list[int]) -> list[Effect]:
         session = self._session_of(link)
         for sequence in sequences:
-            session.outcomes.pop(sequence, None)
-            session.parts.pop(sequence, None)
+            if (
+                session.outcomes.pop(sequence, None) is not None
+            ):  # before its end, a chunk's parts may still be asked for
+                session.parts.pop(sequence, None)
         return []
 
     def _cancel(self, link: Link, sequences: list[int], running: bool) -> list[Effect]:

@@ -834,6 +834,15 @@ def test_parts_are_told_again_to_a_client_that_returns_until_it_has_acknowledged
     assert broker.take(broker.client()) == []
 
 
+def test_chunk_that_has_not_ended_cannot_be_acknowledged(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=1)
+    broker.submit(client, b"0", chunk="map")
+    (grant,) = broker.grants(worker)
+    broker.say(worker, ("parts", [(grant.token, 1, b"one")]))
+    broker.say(client, ("acknowledge", [0]))
+    assert [row[2] for row in broker.take(broker.client())[-1][1]] == [b"one"]  # type: ignore[attr-defined]
+
+
 def test_item_that_kills_every_process_is_given_up_and_the_chunk_goes_on_behind_it(broker: Broker) -> None:
     client, worker = broker.client(), broker.worker()
     broker.submit(client, b"0", chunk="map")
