@@ -347,7 +347,7 @@ class Cluster(RuleBasedStateMachine):
         self.channels += 1
         nested = self.broker.open(connection, self.channels, lease.family, lease.depth + 1, limit)
         ((name, channel, answer),) = self.broker.take(connection)
-        assert (name, channel, answer["accepted"]) == ("relay_open", self.channels, 0)  # type: ignore[call-overload, index]
+        assert (name, channel, answer["accepted"]) == ("relay_open", self.channels, 0)  # type: ignore[index]
         self.clients.append(Client(nested.session, nested.link, lease.family, lease.depth + 1))
         self.listen()
 
