@@ -1,12 +1,17 @@
 """The master's mind: which task runs where, and what became of it.
 
     wire.server (frames, roles) <-> service (the shell: one event loop) <-> core (event, now) -> effects
-                                                                             |- events   what goes in, what comes out
-                                                                             |- tasks    a task and its states
-                                                                             |- ready    which task is next
-                                                                             |- leases   who holds which task
-                                                                             |- blobs    code, sent once to each worker
-                                                                             `- queues   the shared queues
+
+    core       connections, the table of messages, time; events: what goes in, what comes out
+    |- clients    what they say and are told
+    |- workers    what they want, are granted and say of it
+    |- nested     sessions that tasks open, on a channel of their worker
+    |- ledger     what becomes of a task: commands that change it, each of them a record for the journal
+    |  |- tasks      a task and its states
+    |  |- ready      which task is next; delayed: which not yet
+    |  |- leases     who holds which task
+    |  `- blobs      code, sent once to each worker
+    `- queues     the shared queues
 
     journal (rows of records) -> records  what a row holds     repair  by hand, after damage
                               `- rowfile  rows in a file

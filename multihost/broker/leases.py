@@ -1,50 +1,55 @@
-"""Which worker holds which task. A lease lasts as long as its worker's heartbeat, which core.py judges."""
+"""Which worker holds which task. How long a lease lasts is for others to judge (``workers.py``, ``core.py``)."""
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from multihost.broker.tasks import Task
 
+_NONE: Mapping[int, Task] = MappingProxyType({})
+
 
 class LeaseTable:
-    """The leases in force, by fencing token.
+    """The leases in force, by the id of the worker and the fencing token.
 
     Every delivery gets a token of its own, and tokens only rise; whoever comes with one that is no longer in the
-    table, or not his, holds nothing. ``worker`` is the number of the worker's connection, so a worker that
-    reconnects starts without leases.
+    table, or not his, holds nothing. A worker's id outlives its connection, so that it finds its leases again when the
+    master has been away.
     Source: fencing tokens as in Kleppmann, "How to do distributed locking", 2016.
     """
 
     def __init__(self) -> None:
-        self._tokens = itertools.count(1)
-        self._tasks: dict[int, dict[int, Task]] = {}  # worker -> token -> task, in order of granting
+        self.next_token = 1
+        self._held: dict[str, dict[int, Task]] = {}  # worker id -> token -> task, in order of granting; none is empty
 
     def __len__(self) -> int:
-        return sum(map(len, self._tasks.values()))
+        return sum(map(len, self._held.values()))
 
-    def __iter__(self) -> Iterator[tuple[int, int, Task]]:
-        """(worker, token, task) of every lease."""
-        for worker, held in self._tasks.items():
+    def __iter__(self) -> Iterator[tuple[str, int, Task]]:
+        """(worker id, token, task) of every lease."""
+        for worker, held in self._held.items():
             for token, task in held.items():
                 yield worker, token, task
 
-    def grant(self, task: Task, worker: int) -> int:
-        """The fencing token of a new lease of ``task``."""
-        token = next(self._tokens)
-        self._tasks.setdefault(worker, {})[token] = task
-        return token
+    def grant(self, tasks: list[Task], worker: str) -> int:
+        """Lease ``tasks`` to a worker; the fencing token of the first, those of the others follow it."""
+        first = self.next_token
+        self.next_token += len(tasks)
+        self._held.setdefault(worker, {}).update(zip(range(first, self.next_token), tasks, strict=True))
+        return first
 
-    def end(self, token: int, worker: int) -> Task | None:
+    def end(self, token: int, worker: str) -> Task | None:
         """End one lease; None when ``worker`` does not hold it, whatever it may say."""
-        return self._tasks.get(worker, {}).pop(token, None)
+        held = self._held.get(worker)
+        if held is None or (task := held.pop(token, None)) is None:
+            return None
+        if not held:
+            del self._held[worker]
+        return task
 
-    def find(self, token: int, worker: int) -> Task | None:
-        """The task of a lease; None when ``worker`` does not hold it."""
-        return self._tasks.get(worker, {}).get(token)
+    def of(self, worker: str) -> Mapping[int, Task]:
+        """The leases of one worker, by token, in the order in which they were granted."""
+        return self._held.get(worker, _NONE)
 
-    def end_all(self, worker: int) -> list[Task]:
-        """End all leases of a worker that is gone, in the order in which they were granted."""
-        return list(self._tasks.pop(worker, {}).values())
-
-    def count(self, worker: int) -> int:
-        return len(self._tasks.get(worker, ()))
+    def holders(self) -> list[str]:
+        """The ids of the workers that hold any."""
+        return list(self._held)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 # A link is the number that the shell gave to a connection. A session that a task has opened has none of its own: it
 # speaks through its worker's, on a channel.
 Link = int | tuple[int, int]
-Outcome = tuple[str, bytes, str]  # kind, content, and where it is of use whence it came
+Row = tuple[int, str, bytes, str]  # an outcome as it is told: sequence number, kind, content, and whence it came
 
 
 @dataclass(slots=True, eq=False)
@@ -14,28 +14,26 @@ class Session:
 
     session_id: str
     name: str
-    link: Link | None
+    limit: int | None  # how many of its tasks may be leased at once
+    lifetime: int | None  # how many tasks a child process runs before another one replaces it
     family: str  # the session of the program in whose tasks this one was opened; its own id, if a program opened it
-    depth: int = 0  # how many tasks stand between the program and this session
-    lifetime: int | None = None  # how many tasks a child process runs before another one replaces it
+    depth: int  # how many tasks stand between the program and this session
+    worker: str  # the id of the one that runs the task that opened it; empty, if a program did
     next_sequence: int = 0  # every lower number is a task that was accepted
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
-    parts: dict[int, list[Outcome]] = field(default_factory=dict)  # what has come of chunks, in order
+    outcomes: dict[int, Row] = field(default_factory=dict)
+    parts: dict[int, list[Row]] = field(default_factory=dict)  # what has come of chunks, in order
+    # What the master knows only as long as it runs.
+    link: Link | None = None
+    left_at: float = 0.0  # when its client left
     lacking: set[frozenset[str]] = field(default_factory=set)  # labels that no worker has; the client knows
-    left_at: float = 0.0
 
     @property
     def nested(self) -> bool:
         return self.depth > 0
 
-    def rows(self, sequences: list[int]) -> list[tuple[int, str, bytes, str]]:
-        """Outcomes as they are sent."""
-        return [(sequence, *self.outcomes[sequence]) for sequence in sequences]
-
-    def all_rows(self) -> list[tuple[int, str, bytes, str]]:
+    def all_rows(self) -> list[Row]:
         """Everything that was not acknowledged, the parts of a chunk before its end."""
-        parts = [(sequence, *part) for sequence, some in self.parts.items() for part in some]
-        return [*parts, *self.rows(list(self.outcomes))]
+        return [*(row for rows in self.parts.values() for row in rows), *self.outcomes.values()]
 
 
 @dataclass(slots=True, eq=False)

@@ -67,16 +67,19 @@ class Line:
         self.leased += count
         return taken
 
+    def take_these(self, sequences: list[int]) -> list[Task]:
+        """Tasks that are here, and are leased from now on."""
+        self.leased += len(sequences)
+        return [self._pop(kind, sequence) for sequence, kind in self._find(sequences)]
+
     def withdraw(self, sequences: set[int]) -> list[Task]:
         """Take out those of these tasks that are still here, in the order of their numbers."""
+        return [self._pop(kind, sequence) for sequence, kind in self._find(sorted(sequences))]
+
+    def _find(self, sequences: list[int]) -> list[tuple[int, tuple[Labels, int]]]:
+        """Those of these numbers that are here, and on which shelf."""
         # The whole line is not looked at: futures are often cancelled one by one, and the line may be long.
-        found = [
-            (sequence, kind)
-            for sequence in sorted(sequences)
-            for kind in self.shelves
-            if sequence in self.shelves[kind]
-        ]
-        return [self._pop(kind, sequence) for sequence, kind in found]
+        return [(number, kind) for number in sequences for kind, shelf in self.shelves.items() if number in shelf]
 
     def _next(self, labels: Labels) -> Task:
         fitting = [kind for kind in self.shelves if kind[0] <= labels]
@@ -158,6 +161,13 @@ class ReadyQueue:
         if (line := self._lines.get(task.session)) is not None:
             line.leased -= 1
             self._refresh(line.family)
+
+    def take_these(self, session: str, sequences: list[int]) -> list[Task]:
+        """What ``take`` gave once, when that is done again."""
+        line = self._lines[session]
+        taken = line.take_these(sequences)
+        self._refresh(line.family)
+        return taken
 
     def take(self, count: int, labels: Labels = NO_LABELS) -> list[Task]:
         """Up to ``count`` tasks for a worker with these labels, shared evenly between the families whose turn it is."""

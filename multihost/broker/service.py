@@ -140,6 +140,7 @@ class Service:
                     self._close(connection, reason, logging.WARNING if broke_rules else logging.DEBUG)
                 case events.Note(level, text, fields):
                     logger.log(logging.getLevelNamesMapping()[level.upper()], text, extra=fields)
+        self._core.take_records()  # nothing keeps them yet
 
     def _send(self, connection: int, message: Message) -> None:
         link = self._links.get(connection)

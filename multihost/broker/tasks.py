@@ -6,6 +6,7 @@ from enum import Enum, auto
 from multihost.errors import ProtocolError
 from multihost.options import MAX_PRIORITY, MAX_RETRIES, MAX_SECONDS, MAX_TEXT
 
+MAX_DELIVERIES = 3  # that are lost; then the task is a dead letter
 MAX_BACKOFF_SECONDS = 60.0
 
 
@@ -54,6 +55,7 @@ class TaskOptions:
     labels: frozenset[str] = frozenset()
     chunk: bool = False
     for_worker: dict[str, object] = field(default_factory=dict, hash=False)
+    plain: dict[object, object] = field(default_factory=dict, compare=False)  # as they came, all of them
 
     @classmethod
     def parse(cls, plain: dict[object, object]) -> "TaskOptions":
@@ -81,10 +83,15 @@ class TaskOptions:
                     ours["chunk"], theirs["chunk"] = True, value
                 case _:
                     raise ProtocolError(f"a submit has an option {str(name)[:40]!r} that is unknown or wrong")
-        return cls(**ours, for_worker=theirs)  # type: ignore[arg-type]
+        return cls(**ours, for_worker=theirs, plain=plain)  # type: ignore[arg-type]
 
 
 PLAIN = TaskOptions()
+
+
+def retry_delay(backoff: float, tries: int) -> float:
+    """Seconds to wait before the next try of a task that was tried again so many times."""
+    return min(MAX_BACKOFF_SECONDS, backoff * 2.0 ** min(tries, 60))
 
 
 @dataclass(slots=True, eq=False)
@@ -108,11 +115,6 @@ class Task:
     def delivery(self) -> int:
         """Which delivery the current or next lease is, from 1; leases given back do not count."""
         return len(self.losses) + self.tries + 1
-
-    @property
-    def retry_delay(self) -> float:
-        """Seconds to wait before the next try."""
-        return min(MAX_BACKOFF_SECONDS, self.options.backoff * 2.0 ** min(self.tries - 1, 60))
 
     def apply(self, event: TaskEvent) -> None:
         """Go to the state that ``event`` leads to; a pair absent from ``TRANSITIONS`` raises KeyError."""

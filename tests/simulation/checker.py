@@ -5,7 +5,7 @@ It knows nothing of the cores; the invariants are those of docs/reliability.md.
 
 from collections import Counter, defaultdict
 
-from multihost.broker.core import MAX_DELIVERIES
+from multihost.broker.tasks import MAX_DELIVERIES
 from tests.simulation.records import Call, ClientLog, Ledger, Start, Submit, Told
 from tests.simulation.sessions import CANCEL_SECONDS
 

@@ -102,15 +102,11 @@ class Master:
         answer: dict[str, object] = {"lease_timeout": self._lease_timeout, "max_payload": 1 << 20, "life": self.life}
         if role == "client":
             answer["known"] = self.core.knows(info["session"])
-            self._handle(
-                events.ClientCame(number, info["session"], info["limit"], info["session"], info["lifetime"])
-            )
+            self._handle(events.ClientCame(number, info["session"], info["limit"], info["session"], info["lifetime"]))
             answer |= self.core.session_state(info["session"])
         else:
             labels = frozenset(info["labels"])
-            self._handle(
-                events.WorkerCame(number, info["worker"], info["worker"], info["slots"], "3.11", labels)
-            )
+            self._handle(events.WorkerCame(number, info["worker"], info["worker"], info["slots"], "3.11", labels))
         self.network.send(end, ["welcome", answer])
 
     def _said(self, number: int, batch: list[Message]) -> None:
@@ -126,9 +122,10 @@ class Master:
 
     def _all_stale(self, number: int, batch: list[Any]) -> bool:
         """Whether a batch says nothing but how deliveries ended whose leases have ended before."""
+        worker = self.core._workers.by_connection.get(number)
+        held = () if worker is None else self.core._ledger.leases.of(worker.worker_id)
         return self._checked and all(
-            name == "settle" and all(self.core._leases.find(token, number) is None for token, _, _ in fields[0])
-            for name, *fields in batch
+            name == "settle" and all(token not in held for token, _, _ in fields[0]) for name, *fields in batch
         )
 
     def _statistics(self) -> dict[str, object]:

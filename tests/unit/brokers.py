@@ -238,26 +238,27 @@ def _rows(fields: list[Any]) -> list[Any]:
 
 def check_invariants(core: BrokerCore) -> None:
     """What must hold after every event, whatever has happened."""
-    ready, lines = core._ready, core._ready._lines
+    ledger, workers = core._ledger, core._workers
+    ready, lines, sessions = ledger.ready, ledger.ready._lines, ledger.sessions
     shelves = [(name, kind, shelf) for name, line in lines.items() for kind, shelf in line.shelves.items()]
-    delayed = [task for tasks in core._delayed._tasks.values() for task in tasks.values()]
+    delayed = [task for tasks in ledger.delayed._tasks.values() for task in tasks.values()]
     queued = [task for _, _, shelf in shelves for task in shelf.values()] + delayed
     for name, kind, shelf in shelves:
         assert shelf, "an empty shelf"
         for number, task in shelf.items():
             assert (name, number) == (task.session, task.sequence)
             assert kind == (task.options.labels, task.options.priority)
-    leased = list(core._leases)
+    leased = list(ledger.leases)
 
     # Each task is in one place, and its state says in which.
     places = Counter((task.session, task.sequence) for task in queued)
     places += Counter((task.session, task.sequence) for _, _, task in leased)
-    places += Counter((name, sequence) for name, session in core._sessions.items() for sequence in session.outcomes)
+    places += Counter((name, sequence) for name, session in sessions.items() for sequence in session.outcomes)
     assert all(count == 1 for count in places.values()), "a task is in two places"
     assert all(task.state is TaskState.QUEUED for task in queued)
     assert all(task.state is TaskState.LEASED for _, _, task in leased)
-    assert all(session in core._sessions for session, _ in places)
-    assert all(sequence < core._sessions[session].next_sequence for session, sequence in places)
+    assert all(session in sessions for session, _ in places)
+    assert all(sequence < sessions[session].next_sequence for session, sequence in places)
 
     # None is lost from the counts.
     counts = core.statistics()
@@ -265,44 +266,48 @@ def check_invariants(core: BrokerCore) -> None:
     assert counts["submitted"] == sum(int(str(counts[name])) for name in ended)
 
     # Leases belong to living workers, and the lines count them.
-    assert {worker for worker, _, _ in leased} <= set(core._workers)
+    assert {c: w.worker_id for c, w in workers.by_connection.items()} == {
+        w.connection: worker_id for worker_id, w in workers._by_id.items()
+    }
+    assert {worker for worker, _, _ in leased} <= set(workers._by_id)
+    assert all(ledger.leases._held.values())
     assert len({token for _, token, _ in leased}) == len(leased)
     of_session = Counter(task.session for _, _, task in leased)
     assert {name: line.leased for name, line in lines.items()} == {name: of_session[name] for name in lines}
     assert all(line.limit is None or line.leased <= line.limit for line in lines.values())
-    assert set(lines) == set(core._sessions)
+    assert set(lines) == set(sessions)
 
     # Whoever can take a turn has one; whoever wants a task and could have one has it.
     assert Counter(ready._turns) == Counter({line.family for line in lines.values() if line.able})
     assert set(ready._turns) == ready._in_turns
-    assert set(core._hungry) == {c for c, w in core._workers.items() if w.wanted > 0 and not w.draining}
-    for worker in core._hungry.values():
+    assert set(workers._hungry) == {c for c, w in workers.by_connection.items() if w.wanted > 0 and not w.draining}
+    for worker in workers._hungry.values():
         assert not ready.available(worker.labels), "a task waits beside a worker that wants one"
 
     # A family is a program's session and what its tasks have opened; the deepest is first in line.
-    families = {name: session.family for name, session in core._sessions.items()}
-    assert set(families.values()) <= set(core._sessions)
+    families = {name: session.family for name, session in sessions.items()}
+    assert set(families.values()) <= set(sessions)
     assert {line.session: line.family for family in ready._families.values() for line in family} == families
     for family in ready._families.values():
         depths = [line.depth for line in family]
         assert depths == sorted(depths, reverse=True)
 
     # Code is there as long as somebody may need it, and no longer.
-    blobs = core._blobs._blobs
-    assert all(core._blobs.has(families[task.session], task.function_id) for task in queued)
-    assert all(blob.sessions and blob.sessions <= set(core._sessions) for blob in blobs.values())
-    assert all(worker.known <= set(blobs) for worker in core._workers.values())
+    blobs = ledger.blobs._blobs
+    assert all(ledger.blobs.has(families[task.session], task.function_id) for task in queued)
+    assert all(blob.sessions and blob.sessions <= set(sessions) for blob in blobs.values())
+    assert all(worker.known <= set(blobs) for worker in workers.by_connection.values())
     for holder, _, task in leased:
-        assert {task.function_id, *core._blobs.needs(task.function_id)} <= core._workers[holder].known
+        assert {task.function_id, *ledger.blobs.needs(task.function_id)} <= workers._by_id[holder].known
 
     # A connection or channel serves one session, both ways; a channel is as good as its worker.
-    assert {c: s.session_id for c, s in core._clients.items()} == {
-        s.link: s.session_id for s in core._sessions.values() if s.link is not None
+    assert {c: s.session_id for c, s in core._clients.by_link.items()} == {
+        s.link: s.session_id for s in sessions.values() if s.link is not None
     }
-    assert {link[0] for link in core._clients if isinstance(link, tuple)} <= set(core._workers)
-    assert all(isinstance(s.link, tuple) for s in core._sessions.values() if s.nested)
+    assert {link[0] for link in core._clients.by_link if isinstance(link, tuple)} <= set(workers.by_connection)
+    assert all(isinstance(s.link, tuple) for s in sessions.values() if s.nested)
 
     # What came of a chunk is kept until its client has acknowledged the whole.
     unfinished = {(task.session, task.sequence) for task in (*queued, *(task for _, _, task in leased))}
-    for name, session in core._sessions.items():
+    for name, session in sessions.items():
         assert all((name, n) in unfinished or n in session.outcomes for n in session.parts)

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from multihost.broker.core import MAX_DELIVERIES
 from multihost.broker.events import Close, Heard, Send
-from multihost.broker.tasks import TRANSITIONS, Task, TaskEvent, TaskState
+from multihost.broker.tasks import MAX_DELIVERIES, TRANSITIONS, Task, TaskEvent, TaskState
 from multihost.errors import ProtocolError, WorkerDied
 from multihost.payload import content_id, load_error, load_part
 from tests.unit.brokers import (

@@ -13,9 +13,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from multihost.broker.core import MAX_DELIVERIES
 from multihost.broker.events import Heard
 from multihost.broker.members import Link
+from multihost.broker.tasks import MAX_DELIVERIES
 from multihost.errors import WorkerDied
 from multihost.payload import dump_part, load_error, load_part
 from multihost.wire.messages import Message

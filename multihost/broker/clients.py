@@ -1,0 +1,105 @@
+"""The sessions' clients: what they say, and what they are told. A task that has opened a session is a client, too."""
+
+from collections.abc import Iterable
+
+from multihost.broker.events import Effect, Send
+from multihost.broker.ledger import Ledger
+from multihost.broker.members import Link, Row, Session
+from multihost.errors import ProtocolError
+
+
+class Clients:
+    """See the module. ``by_link`` are those that are here."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.by_link: dict[Link, Session] = {}
+        self._ledger = ledger
+
+    def find(self, link: Link) -> Session:
+        """Raises: ProtocolError: its session is not here any more."""
+        if (session := self.by_link.get(link)) is None:
+            raise ProtocolError("this connection's session has ended")
+        return session
+
+    def join(self, session: Session, link: Link) -> list[Effect]:
+        """A client is here, for the first time or again; what it has not acknowledged."""
+        session.link, self.by_link[link] = link, session
+        rows = session.all_rows()
+        return [Send(link, ("outcomes", rows))] if rows else []
+
+    def leave(self, session: Session) -> None:
+        if session.link is not None:
+            del self.by_link[session.link]
+            session.link = None
+
+    # --- what they say -----------------------------------------------------------------------------------------
+
+    def blob(self, link: Link, blob_id: str, content: bytes, needs: tuple[str, ...]) -> list[Effect]:
+        self._ledger.keep(self.find(link).family, blob_id, content, needs)
+        return []
+
+    def submit(
+        self,
+        link: Link,
+        first: int,
+        function_id: str,
+        plain: dict[object, object],
+        payloads: list[bytes],
+        workers: Iterable[frozenset[str]],
+    ) -> list[Effect]:
+        """``workers`` are the labels of those that are here."""
+        session = self.find(link)
+        if first < 0:
+            raise ProtocolError("a submit numbers its tasks from 0")
+        if not self._ledger.blobs.has(session.family, function_id):
+            raise ProtocolError("a submit names a function that was not sent before it")
+        # A client numbers its tasks in order, so what it repeats after a lost answer is below next_sequence.
+        if (known := session.next_sequence - first) > 0:
+            first, payloads = first + known, payloads[known:]
+        effects: list[Effect] = []
+        if payloads and self._ledger.submit(session.session_id, first, function_id, plain, payloads).labels:
+            effects = self.tell_lacking([session], workers)
+        return [Send(link, ("accepted", session.next_sequence)), *effects]
+
+    def acknowledge(self, link: Link, sequences: list[int]) -> list[Effect]:
+        session = self.find(link)
+        if sequences:
+            self._ledger.acknowledge(session.session_id, sequences)
+        return []
+
+    def cancel(self, link: Link, sequences: list[int], running: bool) -> tuple[list[Effect], dict[str, list[int]]]:
+        """Also the tokens, by worker id, of what is to be stopped."""
+        session = self.find(link)
+        rows, stopped = self._ledger.cancel(session.session_id, sequences, running)
+        effects: list[Effect] = [Send(link, ("outcomes", rows))] if rows else []
+        if late := sorted(set(sequences).difference(row[0] for row in rows)):
+            effects.append(Send(link, ("too_late", late)))
+        return effects, stopped
+
+    # --- what they are told ------------------------------------------------------------------------------------
+
+    def tell(self, rows: dict[str, list[Row]]) -> list[Effect]:
+        """Outcomes, by session."""
+        return [
+            Send(link, ("outcomes", some))
+            for session_id, some in rows.items()
+            if (link := self._ledger.sessions[session_id].link) is not None
+        ]
+
+    def tell_strength(self, strength: dict[str, int], workers: Iterable[frozenset[str]]) -> list[Effect]:
+        """A worker has come or gone: clients cut their work by the number of slots, and tell a user who has none."""
+        effects: list[Effect] = [Send(link, ("workers", *strength.values())) for link in self.by_link]
+        return effects + self.tell_lacking(self._ledger.sessions.values(), workers)
+
+    def tell_lacking(self, sessions: Iterable[Session], workers: Iterable[frozenset[str]]) -> list[Effect]:
+        """Tell clients what of theirs waits for labels that no worker has, when that has changed."""
+        there = [*workers]
+        effects: list[Effect] = []
+        for session in sessions:
+            wanted = self._ledger.ready.labels_wanted(session.session_id)
+            lacking = {labels for labels in wanted if not any(labels <= labels_there for labels_there in there)}
+            if session.link is not None and lacking - session.lacking:
+                rows = [sorted(labels) for labels in lacking - session.lacking]
+                effects.append(Send(session.link, ("lacking", sorted(rows))))
+            session.lacking = lacking
+        return effects

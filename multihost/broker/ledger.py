@@ -1,0 +1,262 @@
+"""What becomes of a task, from submit to acknowledgement: all that the master must still know after a restart.
+
+The ledger changes by **commands** alone. A command is a function of the ledger and of plain arguments, and of nothing
+else: no clock, no connection, no chance. So its name and arguments are the record of it, and a journal that calls the
+recorded commands again, in their order, comes to the same ledger. Whoever decides (``clients``, ``workers``) decides
+before; what a command is told is a fact.
+
+Times in here are wall-clock times, since they outlive the process.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from multihost.broker.blobs import BlobStore
+from multihost.broker.delayed import DelayedTasks
+from multihost.broker.leases import LeaseTable
+from multihost.broker.members import Row, Session
+from multihost.broker.ready import ReadyQueue
+from multihost.broker.records import Record
+from multihost.broker.tasks import PLAIN, Task, TaskEvent, TaskOptions
+from multihost.wire.messages import CANCELLED, PART
+
+DEAD = "dead"  # how a settled row says "dead letter"; its client is told an error
+# How a task ends, as settled rows name it.
+_ENDS = {"result": TaskEvent.SUCCEEDED, "error": TaskEvent.RAISED, DEAD: TaskEvent.SPENT}
+_COUNT = {
+    TaskEvent.SUCCEEDED: "done",
+    TaskEvent.RAISED: "failed",
+    TaskEvent.SPENT: "dead",
+    TaskEvent.DROPPED: "cancelled",
+}
+COUNTS = ("submitted", *_COUNT.values(), "redelivered", "retried")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+COMMANDS: dict[str, Callable[..., Any]] = {}
+
+
+def command(function: "Callable[Concatenate[Ledger, P], T]") -> "Callable[Concatenate[Ledger, P], T]":
+    """A method that is recorded when it has returned; one that raises must not have changed anything."""
+    name = function.__name__
+
+    def recorded(ledger: "Ledger", /, *args: P.args, **kwds: P.kwargs) -> T:
+        result = function(ledger, *args, **kwds)
+        ledger.records.append((name, *args))
+        return result
+
+    COMMANDS[name] = function
+    return recorded
+
+
+@dataclass(slots=True)
+class Ended:
+    """What came of the end of a session: those that ended, the leases that ended with them, code that none needs."""
+
+    sessions: list[Session]
+    stopped: dict[str, list[int]] = field(default_factory=dict)  # tokens by worker id
+    unused: set[str] = field(default_factory=set)
+
+
+class Ledger:
+    """See the module. What is public may be read by everybody, and is changed by the commands."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[str, Session] = {}
+        self.ready = ReadyQueue()
+        self.delayed = DelayedTasks()
+        self.leases = LeaseTable()
+        self.blobs = BlobStore()
+        self.counts = dict.fromkeys(COUNTS, 0)
+        self.records: list[Record] = []
+
+    def apply(self, name: str, *args: Any) -> None:
+        """Do again what was recorded."""
+        COMMANDS[name](self, *args)
+
+    # --- sessions ----------------------------------------------------------------------------------------------
+
+    @command
+    def begin(
+        self,
+        session_id: str,
+        name: str,
+        limit: int | None,
+        lifetime: int | None,
+        family: str,
+        depth: int,
+        worker: str,
+    ) -> Session:
+        session = self.sessions[session_id] = Session(session_id, name, limit, lifetime, family, depth, worker)
+        self.ready.open(session_id, limit, family, depth)
+        return session
+
+    @command
+    def keep(self, family: str, blob_id: str, content: bytes, needs: tuple[str, ...]) -> None:
+        """Raises: ProtocolError: it is not what its id says, or lacks what it needs."""
+        self.blobs.add(family, blob_id, content, needs)
+
+    @command
+    def end(self, session_id: str) -> Ended:
+        """Cancel what is left of a session and of those that its tasks have opened."""
+        session = self.sessions[session_id]
+        ended = Ended([session])
+        if not session.nested:
+            ended.sessions += [s for s in self.sessions.values() if s.family == session_id and s is not session]
+        names = {one.session_id for one in ended.sessions}
+        tasks, ended.stopped = self._stop(lambda task: task.session in names)
+        for name in names:
+            del self.sessions[name]
+            tasks += self.ready.close(name) + self.delayed.close(name)
+        for task in tasks:
+            task.apply(TaskEvent.DROPPED)
+        self.counts["cancelled"] += len(tasks)
+        if not session.nested:
+            ended.unused = self.blobs.release(session_id)
+        return ended
+
+    # --- what clients do ---------------------------------------------------------------------------------------
+
+    @command
+    def submit(
+        self, session_id: str, first: int, function_id: str, plain: dict[object, object], payloads: list[bytes]
+    ) -> TaskOptions:
+        """Queue new tasks, none of them below the session's next number.
+
+        Raises: ProtocolError: an option is wrong.
+        """
+        options = TaskOptions.parse(plain) if plain else PLAIN
+        tasks = [
+            Task(session_id, number, function_id, payload, options) for number, payload in enumerate(payloads, first)
+        ]
+        self.sessions[session_id].next_sequence = first + len(payloads)
+        self.ready.extend(session_id, tasks)
+        self.counts["submitted"] += len(tasks)
+        return options
+
+    @command
+    def acknowledge(self, session_id: str, sequences: list[int]) -> None:
+        session = self.sessions[session_id]
+        for sequence in sequences:
+            if (
+                session.outcomes.pop(sequence, None) is not None
+            ):  # before its end, a chunk's parts may still be asked for
+                session.parts.pop(sequence, None)
+
+    @command
+    def cancel(self, session_id: str, sequences: list[int], running: bool) -> tuple[list[Row], dict[str, list[int]]]:
+        """Cancel what is queued, and what is ``running`` if so wanted: the outcomes, and tokens by worker id."""
+        session, wanted = self.sessions[session_id], set(sequences)
+        tasks = self.ready.withdraw(session_id, wanted) + self.delayed.withdraw(session_id, wanted)
+        stopped: dict[str, list[int]] = {}
+        if running:
+            leased, stopped = self._stop(lambda task: task.session == session_id and task.sequence in wanted)
+            tasks += leased
+        tasks.sort(key=lambda task: task.sequence)
+        return [self._record(session, task, TaskEvent.DROPPED, CANCELLED, b"") for task in tasks], stopped
+
+    # --- what workers do ---------------------------------------------------------------------------------------
+
+    def grant(self, worker: str, tasks: list[Task]) -> int:
+        """Lease tasks of one session that were taken from the line; the fencing token of the first."""
+        self.records.append(("granted", worker, tasks[0].session, [task.sequence for task in tasks]))
+        return self._lease(worker, tasks)
+
+    def granted(self, worker: str, session_id: str, sequences: list[int]) -> None:
+        """The command that stands for ``grant``: it takes out of the line what was taken then."""
+        self._lease(worker, self.ready.take_these(session_id, sequences))
+
+    COMMANDS["granted"] = granted
+
+    @command
+    def note_parts(self, worker: str, rows: list[tuple[int, int, bytes, str]]) -> list[tuple[str, Row]]:
+        """Items of chunks have ended: token, how many, their outcomes, whence. What to tell which session."""
+        told = []
+        for token, count, content, whence in rows:
+            task = self.leases.of(worker)[token]
+            task.done += count
+            task.losses = ()  # they were of the item that has ended now
+            row = (task.sequence, PART, content, whence)
+            self.sessions[task.session].parts.setdefault(task.sequence, []).append(row)
+            told.append((task.session, row))
+        return told
+
+    @command
+    def settle(self, worker: str, rows: list[tuple[int, str, bytes, str]]) -> dict[str, list[Row]]:
+        """Tasks have ended: token, how, content, whence. What to tell which session."""
+        told: dict[str, list[Row]] = {}
+        for token, kind, content, whence in rows:
+            task = self._take_lease(worker, token)
+            self.ready.ended(task)
+            session, end = self.sessions[task.session], _ENDS[kind]
+            row = self._record(session, task, end, "error" if end is TaskEvent.SPENT else kind, content, whence)
+            told.setdefault(task.session, []).append(row)
+        return told
+
+    @command
+    def retry(self, worker: str, token: int, due: float) -> None:
+        """A task raised, and is to be tried again at ``due``."""
+        task = self._take_lease(worker, token)
+        task.tries += 1
+        task.losses = ()
+        task.apply(TaskEvent.RETRIED)
+        self.ready.ended(task)
+        self.counts["retried"] += 1
+        self.delayed.add(task, due)
+
+    @command
+    def release(self, now: float) -> None:
+        """Queue the delayed tasks whose time has come."""
+        for task in self.delayed.take_due(now):
+            self.ready.put_first(task)
+
+    @command
+    def lose(self, worker: str, token: int, reason: str) -> None:
+        """A delivery was lost; the task is queued again."""
+        task = self._take_lease(worker, token)
+        task.losses = (*task.losses, reason)
+        task.apply(TaskEvent.LOST)
+        self.ready.take_back(task)
+        self.counts["redelivered"] += 1
+
+    @command
+    def give_back(self, worker: str, tokens: list[int]) -> int:
+        """Queue again what was not started, or is not to be blamed. How many of these leases there were."""
+        tasks = [task for token in tokens if (task := self.leases.end(token, worker)) is not None]
+        for task in reversed(tasks):
+            task.apply(TaskEvent.GIVEN_BACK)
+            self.ready.take_back(task)
+        return len(tasks)
+
+    # --- the rules ---------------------------------------------------------------------------------------------
+
+    def _lease(self, worker: str, tasks: list[Task]) -> int:
+        for task in tasks:
+            task.apply(TaskEvent.GRANTED)
+        return self.leases.grant(tasks, worker)
+
+    def _take_lease(self, worker: str, token: int) -> Task:
+        task = self.leases.end(token, worker)
+        assert task is not None, "whoever calls a command has looked"
+        return task
+
+    def _record(
+        self, session: Session, task: Task, event: TaskEvent, kind: str, content: bytes, whence: str = ""
+    ) -> Row:
+        """The one place where a task gets its outcome."""
+        task.apply(event)
+        self.counts[_COUNT[event]] += 1
+        row = session.outcomes[task.sequence] = (task.sequence, kind, content, whence)
+        return row
+
+    def _stop(self, which: Callable[[Task], bool]) -> tuple[list[Task], dict[str, list[int]]]:
+        """End the leases of these tasks."""
+        tasks: list[Task] = []
+        tokens: dict[str, list[int]] = {}
+        for worker, token, task in [lease for lease in self.leases if which(lease[2])]:
+            self.leases.end(token, worker)
+            self.ready.ended(task)
+            tasks.append(task)
+            tokens.setdefault(worker, []).append(token)
+        return tasks, tokens

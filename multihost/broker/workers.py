@@ -1,0 +1,237 @@
+"""The workers: what they want, what they are granted, and what they say of it."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import groupby
+from operator import attrgetter
+
+from multihost.broker.clients import Clients
+from multihost.broker.events import Effect, Note, Send
+from multihost.broker.ledger import DEAD, Ledger
+from multihost.broker.members import Worker
+from multihost.broker.tasks import MAX_DELIVERIES, Task, retry_delay
+from multihost.errors import ProtocolError, WorkerDied
+from multihost.payload import dump_error, dump_part
+from multihost.wire.messages import OUTCOME_KINDS
+
+# Tasks that are alike in this are granted in one message.
+_BATCH = attrgetter("session", "function_id", "options", "done")
+
+
+class Workers:
+    """See the module. ``by_connection`` are those that are here."""
+
+    def __init__(self, ledger: Ledger, clients: Clients) -> None:
+        self.by_connection: dict[int, Worker] = {}
+        self.stale = 0  # how many outcomes came with a token that was not in force
+        self._by_id: dict[str, Worker] = {}
+        self._hungry: OrderedDict[int, Worker] = OrderedDict()  # those that want tasks, longest waiting first
+        self._ledger = ledger
+        self._clients = clients
+
+    def find(self, connection: int) -> Worker:
+        """Raises: ProtocolError: that worker is not here any more."""
+        if (worker := self.by_connection.get(connection)) is None:
+            raise ProtocolError("this connection's worker was given up")
+        return worker
+
+    def add(self, worker: Worker) -> None:
+        self.by_connection[worker.connection] = self._by_id[worker.worker_id] = worker
+
+    def known_as(self, worker_id: str) -> Worker | None:
+        return self._by_id.get(worker_id)
+
+    def strength(self) -> dict[str, int]:
+        return {
+            "workers": len(self.by_connection),
+            "slots": sum(worker.slots for worker in self.by_connection.values()),
+        }
+
+    def labels(self) -> Iterator[frozenset[str]]:
+        """Those of each worker."""
+        return (worker.labels for worker in self.by_connection.values())
+
+    # --- what they say -----------------------------------------------------------------------------------------
+
+    def want(self, connection: int, count: int) -> list[Effect]:
+        worker = self.find(connection)
+        if not 0 <= count <= 1_000_000:
+            raise ProtocolError("a worker may want up to a million tasks")
+        worker.wanted = 0 if worker.draining else count
+        self._note_hunger(worker)
+        return []
+
+    def settle(self, connection: int, outcomes: list[tuple[int, str, bytes]], now: float) -> list[Effect]:
+        """``now`` is wall-clock time, in which the next try of a task is due."""
+        worker = self.find(connection)
+        if not {kind for _, kind, _ in outcomes}.issubset(OUTCOME_KINDS):
+            raise ProtocolError(f"a task ends with one of {', '.join(OUTCOME_KINDS)}")
+        first = {row[0]: row for row in reversed(outcomes)}
+        self.stale += len(outcomes) - len(first)
+        effects: list[Effect] = []
+        ended: list[tuple[int, str, bytes, str]] = []
+        held = self._ledger.leases.of(worker.worker_id)
+        for token, kind, content in reversed(first.values()):
+            task = held.get(token)
+            if task is None:
+                self.stale += 1
+            elif kind == "lost":
+                reason = f"{content.decode('utf-8', 'replace')} on worker {worker.name}"
+                effects += self._lose(worker.worker_id, token, task, reason)
+            elif kind == "retry" and task.tries < task.options.retries:
+                self._ledger.retry(worker.worker_id, token, now + retry_delay(task.options.backoff, task.tries))
+            else:
+                plain = kind == "result" and not task.options.chunk  # these come by the hundred thousand
+                whence = "" if plain else f"on worker {worker.name}, delivery {task.delivery}"
+                ended.append((token, "error" if kind == "retry" else kind, content, whence))
+        if ended:
+            worker.settled += len(ended)
+            effects += self._clients.tell(self._ledger.settle(worker.worker_id, ended))
+        return effects
+
+    def parts(self, connection: int, rows: list[tuple[int, int, bytes]]) -> list[Effect]:
+        """Some items of chunks have ended: whatever happens to the rest, these are not run again."""
+        worker = self.find(connection)
+        held = self._ledger.leases.of(worker.worker_id)
+        ended = []
+        for token, count, content in rows:
+            task = held.get(token)
+            if task is None:
+                self.stale += 1
+            elif not task.options.chunk or count < 1:
+                raise ProtocolError("parts are of chunks, and of one item at least")
+            else:
+                ended.append((token, count, content, f"on worker {worker.name}, delivery {task.delivery}"))
+        return self._note_parts(worker.worker_id, ended) if ended else []
+
+    def output(self, connection: int, rows: list[tuple[int, str]]) -> list[Effect]:
+        """What tasks print, for their clients; nothing of it is kept."""
+        worker = self.find(connection)
+        held = self._ledger.leases.of(worker.worker_id)
+        effects: list[Effect] = []
+        for token, text in rows:
+            task = held.get(token)
+            link = None if task is None else self._ledger.sessions[task.session].link
+            if task is not None and link is not None:
+                effects.append(Send(link, ("output", task.sequence, worker.name, text)))
+        return effects
+
+    def give_back(self, connection: int, tokens: list[int]) -> list[Effect]:
+        worker = self.find(connection)
+        count = self._ledger.give_back(worker.worker_id, tokens)
+        return [Note("debug", f"worker {worker.name} gave back {count} tasks", {"worker": worker.name})]
+
+    def drain(self, connection: int) -> list[Effect]:
+        worker = self.find(connection)
+        worker.draining, worker.wanted = True, 0
+        self._note_hunger(worker)
+        # What was granted before this answer reaches the worker before it, so it can give that back and then leave.
+        note = Note("info", f"worker drains: {worker.name}", {"worker": worker.name})
+        return [note, Send(connection, ("draining",))]
+
+    # --- what they are told ------------------------------------------------------------------------------------
+
+    def match(self) -> list[Effect]:
+        """Grant ready tasks to the workers that want some, evenly, the one that has waited longest first."""
+        effects: list[Effect] = []
+        ready = self._ledger.ready
+        sharers = 0  # how many of the hungry ones have not had their share in this round
+        passed = 0  # how many workers in a row found nothing that they may have
+        while passed < len(self._hungry):
+            sharers = sharers or len(self._hungry)
+            _, worker = self._hungry.popitem(last=False)
+            share = -(-ready.available(worker.labels) // sharers)
+            sharers -= 1
+            tasks = ready.take(min(share, worker.wanted), worker.labels)
+            worker.wanted -= len(tasks)
+            self._note_hunger(worker)
+            passed = 0 if tasks else passed + 1
+            for _, run in groupby(tasks, key=_BATCH):
+                effects += self._grant(worker, list(run))
+        return effects
+
+    def stop(self, tokens: dict[str, list[int]]) -> list[Effect]:
+        """Have the workers stop what is not leased to them any more."""
+        return [
+            Send(worker.connection, ("stop", stopped))
+            for worker_id, stopped in tokens.items()
+            if (worker := self._by_id.get(worker_id)) is not None
+        ]
+
+    def forget(self, family: str, unused: set[str]) -> list[Effect]:
+        """Have the workers end a program's processes, and drop the code that nobody else uses."""
+        effects: list[Effect] = []
+        for worker in self.by_connection.values():
+            drop = sorted(unused & worker.known)
+            worker.known -= unused
+            worker.families.discard(family)
+            effects.append(Send(worker.connection, ("forget", family, drop)))
+        return effects
+
+    def lose(self, worker: Worker, reason: str) -> list[Effect]:
+        """A worker is gone, and with it the deliveries that it held."""
+        del self.by_connection[worker.connection]
+        del self._by_id[worker.worker_id]
+        self._hungry.pop(worker.connection, None)
+        leases = len(self._ledger.leases.of(worker.worker_id))
+        text = f"worker left: {worker.name}, {leases} leases ({reason})"
+        level = "warning" if leases else "info"
+        note = Note(level, text, {"worker": worker.name, "leases": leases})
+        return [note, *self.lose_leases(worker.worker_id, f"worker {worker.name} was lost: {reason}")]
+
+    def lose_leases(self, worker_id: str, reason: str) -> list[Effect]:
+        """Count every delivery that a worker holds as lost."""
+        effects: list[Effect] = []
+        for token, task in reversed([*self._ledger.leases.of(worker_id).items()]):
+            effects += self._lose(worker_id, token, task, reason)
+        return effects
+
+    # --- the rules ---------------------------------------------------------------------------------------------
+
+    def _grant(self, worker: Worker, tasks: list[Task]) -> list[Effect]:
+        """Tasks that are alike."""
+        effects: list[Effect] = []
+        task = tasks[0]
+        session = self._ledger.sessions[task.session]
+        worker.families.add(session.family)
+        for blob_id, content in self._ledger.blobs.missing(task.function_id, worker.known):
+            worker.known.add(blob_id)
+            effects.append(Send(worker.connection, ("blob", blob_id, content)))
+        first = self._ledger.grant(worker.worker_id, tasks)
+        granted = [(token, task.payload) for token, task in enumerate(tasks, first)]
+        options = dict(task.options.for_worker)
+        if task.done:
+            options["done"] = task.done
+        if session.lifetime is not None:
+            options["lifetime"] = session.lifetime
+        if session.nested:
+            options["depth"] = session.depth
+        needs = self._ledger.blobs.needs(task.function_id)
+        effects.append(Send(worker.connection, ("grant", session.family, task.function_id, needs, options, granted)))
+        return effects
+
+    def _note_hunger(self, worker: Worker) -> None:
+        if worker.wanted > 0 and not worker.draining:
+            self._hungry.setdefault(worker.connection, worker)
+        else:
+            self._hungry.pop(worker.connection, None)
+
+    def _lose(self, worker_id: str, token: int, task: Task, reason: str) -> list[Effect]:
+        """A leased task's process or worker is gone: queue it again, or give it up."""
+        losses = (*task.losses, reason)
+        fields: dict[str, object] = {"session": task.session, "task": task.sequence, "delivery": len(losses)}
+        if len(losses) < MAX_DELIVERIES:
+            self._ledger.lose(worker_id, token, reason)
+            return [Note("warning", f"task {task.sequence} queued again: {reason}", fields)]
+        note = Note("error", f"task {task.sequence} is a dead letter: {reason}", fields)
+        died = dump_error(WorkerDied(losses))
+        if task.options.chunk:
+            # Only the item that was running is given up; the chunk goes on behind it.
+            effects = self._note_parts(worker_id, [(token, 1, dump_part(task.done, 0.0, [None], {0: died}), "")])
+            self._ledger.give_back(worker_id, [token])
+            return [note, *effects]
+        return [note, *self._clients.tell(self._ledger.settle(worker_id, [(token, DEAD, died, "")]))]
+
+    def _note_parts(self, worker_id: str, rows: list[tuple[int, int, bytes, str]]) -> list[Effect]:
+        told = self._ledger.note_parts(worker_id, rows)
+        return [effect for session_id, row in told for effect in self._clients.tell({session_id: [row]})]
