@@ -4,6 +4,7 @@
                                         `- core  (event, now) -> effects               `- slot (in the child)
 
 The core's own leaves are ``children``, ``limits`` and ``relays``; of the child, ``backlog``, ``chunk``, ``coroutines``,
-``door``, ``interrupts``, ``outbox``, ``output`` and ``sources``. The main process never imports or runs what clients send; its
-children do.
+``door``, ``interrupts``, ``outbox``, ``output`` and ``sources``.
+
+The main process never imports or runs what clients send; its children do.
 """
