@@ -292,8 +292,8 @@ def check_invariants(core: BrokerCore) -> None:
     assert all(core._blobs.has(families[task.session], task.function_id) for task in queued)
     assert all(blob.sessions and blob.sessions <= set(core._sessions) for blob in blobs.values())
     assert all(worker.known <= set(blobs) for worker in core._workers.values())
-    for worker, _, task in leased:
-        assert {task.function_id, *core._blobs.needs(task.function_id)} <= core._workers[worker].known
+    for holder, _, task in leased:
+        assert {task.function_id, *core._blobs.needs(task.function_id)} <= core._workers[holder].known
 
     # A connection or channel serves one session, both ways; a channel is as good as its worker.
     assert {c: s.session_id for c, s in core._clients.items()} == {
