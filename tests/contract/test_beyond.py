@@ -1,4 +1,4 @@
-"""What the standard library has no word for: options, and tasks that submit tasks; in this machine and in containers."""
+"""What the standard library has no word for: options, nested tasks, notes; in this machine and in containers."""
 
 from collections.abc import Callable
 from typing import Any
