@@ -88,6 +88,8 @@ class BrokerCore:
         """Apply one event; the effects are to be performed in order.
 
         A message that breaks the rules is not applied, nor what follows it in its batch; its connection is closed.
+
+        Raises: ProtocolError: a client came for a session that it cannot have.
         """
         self._now = now
         return self._handlers[type(event)](event, now)
@@ -136,6 +138,8 @@ class BrokerCore:
             begun = Session(event.session, event.name, event.connection, event.session, lifetime=event.lifetime)
             self._begin(begun, event.limit)
             return [Note("info", f"session began: {event.name}", {"session": event.session})]
+        if session.nested:
+            raise ProtocolError("a task has opened this session, and it speaks through its worker")
         effects: list[Effect] = []
         if session.link is not None:
             self._clients.pop(session.link, None)
@@ -233,6 +237,9 @@ class BrokerCore:
                 effects += self._messages[str(name)](connection, *fields)
         except ProtocolError as error:
             effects += [Send(connection, ("refused", str(error))), Close(connection, str(error), broke_rules=True)]
+            if worker is not None and worker.connection in self._workers:
+                # Now, lest it be granted tasks before its connection has ended.
+                effects += self._lose_worker(worker, "it broke the rules")
         return effects + self._match()
 
     def _ping(self, link: Link) -> list[Effect]:
@@ -271,8 +278,10 @@ class BrokerCore:
     def _acknowledge(self, link: Link, sequences: list[int]) -> list[Effect]:
         session = self._session_of(link)
         for sequence in sequences:
-            session.outcomes.pop(sequence, None)
-            session.parts.pop(sequence, None)
+            if (
+                session.outcomes.pop(sequence, None) is not None
+            ):  # before its end, a chunk's parts may still be asked for
+                session.parts.pop(sequence, None)
         return []
 
     def _cancel(self, link: Link, sequences: list[int], running: bool) -> list[Effect]:
@@ -349,13 +358,13 @@ class BrokerCore:
     def _parts(self, connection: int, rows: list[tuple[int, int, bytes]]) -> list[Effect]:
         """Some items of chunks have ended: whatever happens to the rest, these are not run again."""
         worker = self._worker_of(connection)
+        found = [(self._leases.find(token, connection), count, content) for token, count, content in rows]
+        if any(task is not None and not (task.options.chunk and count >= 1) for task, count, _ in found):
+            raise ProtocolError("parts are of chunks, and of one item at least")
         effects: list[Effect] = []
-        for token, count, content in rows:
-            task = self._leases.find(token, connection)
+        for task, count, content in found:
             if task is None:
                 self._counts["stale"] += 1
-            elif not task.options.chunk or count < 1:
-                raise ProtocolError("parts are of chunks, and of one item at least")
             else:
                 effects += self._note_part(task, count, content, f"on worker {worker.name}, delivery {task.delivery}")
         return effects

@@ -28,7 +28,9 @@ class DelayedTasks:
         due: list[Task] = []
         while self._heap and self._heap[0][0] <= now:
             _, _, task = heapq.heappop(self._heap)
-            due += self.withdraw(task.session, {task.sequence})
+            # Another task may have its name by now: that of a session that ended and began anew.
+            if self._tasks.get(task.session, {}).get(task.sequence) is task:
+                due += self.withdraw(task.session, {task.sequence})
         return due
 
     def next_due(self) -> float | None:

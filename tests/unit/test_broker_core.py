@@ -8,7 +8,7 @@ import pytest
 from multihost.broker.core import MAX_DELIVERIES
 from multihost.broker.events import Close, Heard, Send
 from multihost.broker.tasks import TRANSITIONS, Task, TaskEvent, TaskState
-from multihost.errors import WorkerDied
+from multihost.errors import ProtocolError, WorkerDied
 from multihost.payload import content_id, load_error, load_part
 from tests.unit.brokers import (
     ARCHIVE,
@@ -712,6 +712,22 @@ def test_session_that_ends_takes_its_waiting_tries_with_it(broker: Broker) -> No
     assert broker.count("queued") == 0
 
 
+def test_next_try_is_not_early_because_a_task_of_that_name_once_waited(broker: Broker) -> None:
+    worker = broker.worker()
+    for delay in (1.0, 30.0):
+        client = broker.client()
+        broker.submit(client, b"0", retries=1, backoff=delay)
+        broker.say(worker, ("want", 1))
+        broker.settle(worker, broker.grants(worker)[0].token, "retry")
+        if delay == 1.0:
+            broker.say(client, ("close",))
+    broker.say(worker, ("want", 1))
+    broker.pass_time(29.0, worker)
+    assert broker.payloads(worker) == []
+    broker.pass_time(1.0, worker)
+    assert broker.payloads(worker) == [b"0"]
+
+
 # --- priorities and labels -------------------------------------------------------------------------------------------
 
 
@@ -818,6 +834,15 @@ def test_parts_are_told_again_to_a_client_that_returns_until_it_has_acknowledged
     assert broker.take(broker.client()) == []
 
 
+def test_chunk_that_has_not_ended_cannot_be_acknowledged(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=1)
+    broker.submit(client, b"0", chunk="map")
+    (grant,) = broker.grants(worker)
+    broker.say(worker, ("parts", [(grant.token, 1, b"one")]))
+    broker.say(client, ("acknowledge", [0]))
+    assert [row[2] for row in broker.take(broker.client())[-1][1]] == [b"one"]  # type: ignore[attr-defined]
+
+
 def test_item_that_kills_every_process_is_given_up_and_the_chunk_goes_on_behind_it(broker: Broker) -> None:
     client, worker = broker.client(), broker.worker()
     broker.submit(client, b"0", chunk="map")
@@ -862,6 +887,18 @@ def test_parts_of_what_is_no_chunk_break_the_rules_and_stale_ones_change_nothing
 
 
 # --- what tasks print ------------------------------------------------------------------------------------------------
+
+
+def test_parts_of_which_one_breaks_the_rules_are_not_applied_at_all(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=2)
+    broker.submit(client, b"0", chunk="map")
+    broker.submit(client, b"1", first=1)
+    (chunk, plain) = broker.grants(worker)
+    broker.say(worker, ("parts", [(chunk.token, 1, b"one"), (plain.token, 1, b"none")]))
+    broker.leave(worker)
+    (again, _) = broker.grants(broker.worker(want=2))
+    assert "done" not in again.options  # its client was told of no part
+    assert broker.parts == {}
 
 
 def test_what_a_task_prints_goes_to_its_client_and_nobody_else(broker: Broker) -> None:
@@ -970,6 +1007,16 @@ def test_task_that_breaks_the_rules_loses_its_session_and_its_worker_serves_on(b
     assert broker.count("sessions") == 1
     nested.say(("want", 5))
     assert worker not in broker.closed
+
+
+def test_session_of_a_task_is_not_for_a_client_that_knows_its_name(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=1)
+    broker.submit(client, b"0")
+    nested = broker.open(worker, 1)
+    with pytest.raises(ProtocolError, match="through its worker"):
+        broker.client(nested.session)
+    nested.submit(b"1")
+    assert ("accepted", 1) in broker.take(nested.link)
 
 
 def test_task_whose_session_introduces_itself_wrongly_is_refused(broker: Broker) -> None:
@@ -1142,9 +1189,16 @@ def test_worker_that_breaks_the_rules_is_cut_off_and_nothing_of_its_message_hold
     broker.say(worker, message, ("want", 5))
     assert broker.closed[worker].broke_rules
     assert broker.results(client) == {}
-    assert broker.count("leased") == 2
-    broker.leave(worker)
     assert broker.count("queued") == 2
+
+
+def test_worker_that_was_cut_off_is_granted_nothing_that_would_count_as_lost(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker(want=2)
+    broker.submit(client, b"0", b"1")
+    tokens = [grant.token for grant in broker.grants(worker)]
+    broker.say(worker, ("give_back", tokens), ("want", 5), ("want", -1))
+    broker.leave(worker)
+    assert (broker.count("queued"), broker.count("redelivered")) == (2, 0)
 
 
 def test_what_precedes_a_broken_rule_in_its_batch_holds(broker: Broker) -> None:

@@ -1,9 +1,10 @@
-"""multihost/broker/core.py under any history: each submitted task ends in exactly one outcome.
+"""multihost/broker/core.py under any history: each submitted task and each item of a chunk ends in one outcome.
 
-Clients and workers come, speak, fall silent, die and return at random. ``Broker`` checks the core's invariants after
-each event; here is what the peers may expect.
+Clients and workers come, speak, fall silent, die and return at random; tasks open sessions of their own. ``Broker``
+checks the core's invariants after each event; here is what the peers may expect.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,32 +15,96 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from multihost.broker.core import MAX_DELIVERIES
 from multihost.broker.events import Heard
+from multihost.broker.members import Link
 from multihost.errors import WorkerDied
-from multihost.payload import load_error
+from multihost.payload import dump_part, load_error, load_part
+from multihost.wire.messages import Message
 from tests.unit.brokers import CUBE, LAMBDA, LEASE_TIMEOUT, SQUARE, Broker
 
 PICK = st.integers(0, 1 << 16)
 FUNCTIONS = (SQUARE, CUBE, LAMBDA)
+ITEMS = 4  # of each chunk
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {},
+    {"chunk": "map"},
+    {"retries": 2, "backoff": 1.0},
+    {"retries": 1, "backoff": 20.0, "priority": 5},
+    {"priority": -3, "name": "unimportant"},
+    {"labels": ("gpu",)},
+    {"labels": ("gpu",), "chunk": "starmap", "priority": 1},
+]
+TaskName = tuple[str, int]  # session and sequence number
+
+
+@dataclass
+class Submit:
+    """What may be said again when its answer was lost."""
+
+    first: int
+    count: int
+    function: int
+    options: dict[str, Any]
 
 
 @dataclass
 class Client:
-    """A session as its program knows it."""
+    """A session as its program, or the task that opened it, knows it."""
 
     session: str
-    connection: int | None
+    link: Link | None
+    family: str = ""  # the program's session; empty: this is one
+    depth: int = 0
     next: int = 0
     submitted: set[int] = field(default_factory=set)
     outcomes: dict[int, tuple[str, bytes]] = field(default_factory=dict)
+    parts: dict[int, list[bytes]] = field(default_factory=lambda: defaultdict(list))
     acknowledged: set[int] = field(default_factory=set)
-    last: tuple[int, int, int] | None = None  # first number, count and function of its last submit
+    last: Submit | None = None
+
+    @property
+    def nested(self) -> bool:
+        return self.depth > 0
+
+
+@dataclass
+class Held:
+    """A lease, as the worker knows it: for a chunk, how many items had ended before."""
+
+    task: TaskName
+    family: str
+    done: int
+    depth: int
 
 
 @dataclass
 class Worker:
     worker_id: str
-    held: dict[int, tuple[str, int]] = field(default_factory=dict)  # token -> task
+    labels: frozenset[str]
+    held: dict[int, Held] = field(default_factory=dict)  # by token
     draining: bool = False
+
+
+@dataclass
+class Task:
+    """What has happened to a task, as everybody but the master sees it."""
+
+    options: dict[str, Any]
+    losses: int = 0  # since the last retry or ended item
+    tries: int = 0
+    due: float = 0.0  # of the next try
+    done: int = 0  # items of a chunk that have ended
+    dead: set[int] = field(default_factory=set)  # items that were given up
+    settled: tuple[str, bytes] | None = None  # what a worker said in time
+    spent: bool = False
+
+    def lose(self) -> None:
+        self.losses += 1
+        if self.losses == MAX_DELIVERIES and "chunk" in self.options:
+            self.dead.add(self.done)
+            self.done += 1
+            self.losses = 0
+        self.spent = self.losses == MAX_DELIVERIES
 
 
 def pick(pick: int, among: list[Any]) -> Any:
@@ -53,9 +118,8 @@ class Cluster(RuleBasedStateMachine):
         self.clients: list[Client] = []
         self.workers: dict[int, Worker] = {}
         self.tokens: set[int] = set()  # every one ever granted
-        self.settled: dict[tuple[str, int], tuple[str, bytes]] = {}  # what a worker said in time
-        self.losses: dict[tuple[str, int], int] = {}
-        self.sessions = self.ids = 0
+        self.tasks: dict[TaskName, Task] = {}
+        self.sessions = self.ids = self.channels = 0
 
     # --- what peers were sent ----------------------------------------------------------------------------------
 
@@ -64,50 +128,103 @@ class Cluster(RuleBasedStateMachine):
         for connection in [connection for connection in self.workers if connection in self.broker.closed]:
             self.lost(connection)
         for connection, worker in self.workers.items():
-            for grant in self.broker.grants(connection):
-                assert not worker.draining
-                assert grant.token not in self.tokens
-                self.tokens.add(grant.token)
-                worker.held[grant.token] = grant.session, int(grant.payload)
-                self.is_granted_rightly(grant.session, int(grant.payload))
-        for client in self.clients:
-            if client.connection is not None:
-                for sequence, outcome in self.broker.results(client.connection).items():
-                    self.is_told_rightly(client, sequence, outcome)
-        # A session may have ended while its client was away: then all of it is cancelled.
+            self.read(connection, worker)
+        # A session may have ended while its client was away, or with the one whose task opened it.
         self.clients = [client for client in self.clients if self.broker.core.knows(client.session)]
+        for client in self.clients:
+            assert not client.nested or client.link[0] in self.workers  # type: ignore[index]
+            if client.link is not None:
+                self.hear(client, self.broker.take(client.link))
+        known = {client.session for client in self.clients}
+        assert {client.family for client in self.clients if client.nested} <= known
         for worker in self.workers.values():
-            known = {client.session for client in self.clients}
-            worker.held = {token: task for token, task in worker.held.items() if task[0] in known}
+            assert {lease.task[0] for lease in worker.held.values()} <= known, "a task of a session that has ended runs"
+        leased = Counter(lease.task for worker in self.workers.values() for lease in worker.held.values())
+        assert all(count == 1 for count in leased.values()), "a task is held twice"
+        assert self.broker.count("leased") == len(leased)
 
-    def is_granted_rightly(self, session: str, sequence: int) -> None:
-        holders = [worker for worker in self.workers.values() if (session, sequence) in worker.held.values()]
-        assert len(holders) == 1, "two workers hold the same task"
-        assert (session, sequence) not in self.settled, "a task that has its outcome is run again"
-        assert self.losses.get((session, sequence), 0) < MAX_DELIVERIES
-        (client,) = [client for client in self.clients if client.session == session]
-        assert sequence in client.submitted
+    def read(self, connection: int, worker: Worker) -> None:
+        for name, *fields in self.broker.take(connection):
+            match name, fields:
+                case "grant", [str(family), _, _, dict(options), list(rows)]:
+                    for token, payload in rows:
+                        self.is_granted_rightly(worker, family, token, payload, options)
+                case "stop", [list(tokens)]:
+                    for token in tokens:
+                        del worker.held[token]
+                case "forget", [str(family), _]:
+                    worker.held = {token: lease for token, lease in worker.held.items() if lease.family != family}
 
-    def is_told_rightly(self, client: Client, sequence: int, outcome: tuple[str, bytes]) -> None:
+    def is_granted_rightly(
+        self, worker: Worker, family: str, token: int, payload: bytes, options: dict[str, Any]
+    ) -> None:
+        session, number = payload.decode().split()
+        task = self.tasks[session, int(number)]
+        assert not worker.draining
+        assert token not in self.tokens
+        assert task.settled is None, "a task that has its outcome is run again"
+        assert task.losses < MAX_DELIVERIES
+        assert task.due <= self.broker.now, "the next try comes too early"
+        assert set(task.options.get("labels", ())) <= worker.labels
+        assert options.get("done", 0) == task.done, "an item that has ended is run again, or one that has not is not"
+        assert options.get("chunk") == task.options.get("chunk")
+        self.tokens.add(token)
+        worker.held[token] = Held((session, int(number)), family, task.done, int(options.get("depth", 0)))
+
+    def hear(self, client: Client, messages: list[Message]) -> None:
+        for name, *fields in messages:
+            if name == "outcomes":
+                for sequence, kind, content, _ in fields[0]:  # type: ignore[attr-defined]
+                    self.is_told_rightly(client, sequence, kind, content)
+
+    def is_told_rightly(self, client: Client, sequence: int, kind: str, content: bytes) -> None:
         assert sequence not in client.acknowledged, "an outcome is told after it was acknowledged"
-        assert client.outcomes.setdefault(sequence, outcome) == outcome
-        task = client.session, sequence
-        if outcome[0] == "cancelled":
-            assert task not in self.settled
-        elif task in self.settled:
-            assert outcome == self.settled[task]
+        task = self.tasks[client.session, sequence]
+        if kind == "part":
+            assert sequence not in client.outcomes
+            client.parts[sequence].append(content)
+            return
+        assert client.outcomes.setdefault(sequence, (kind, content)) == (kind, content)
+        self.items_are_whole(client, sequence)
+        if kind == "cancelled":
+            assert task.settled is None
+        elif task.settled is not None:
+            assert (kind, content) == task.settled
         else:
-            error = load_error(outcome[1])
+            error = load_error(content)
+            assert task.spent
             assert isinstance(error, WorkerDied)
-            assert len(error.losses) == self.losses[task] == MAX_DELIVERIES
+            assert len(error.losses) == MAX_DELIVERIES
+
+    def items_are_whole(self, client: Client, sequence: int) -> None:
+        """The items of a chunk that have ended before it are told, each once and in order, those given up as such."""
+        task, told = self.tasks[client.session, sequence], 0
+        for part in client.parts.get(sequence, []):
+            start, _, outcomes = load_part(part)
+            assert start == told, "an item has two outcomes, or none"
+            assert {start + place for place in outcomes.errors} == task.dead & {*range(start, start + len(outcomes))}
+            told += len(outcomes)
+        assert told == task.done
 
     def lost(self, connection: int) -> None:
         """The master has given up a worker: each task it held is a delivery lost, also one it had not read of yet."""
-        unread = self.broker.grants(connection)
-        self.tokens |= {grant.token for grant in unread}
-        tasks = [(grant.session, int(grant.payload)) for grant in unread]
-        for task in (*self.workers.pop(connection).held.values(), *tasks):
-            self.losses[task] = self.losses.get(task, 0) + 1
+        worker = self.workers.pop(connection)
+        self.read(connection, worker)
+        for lease in worker.held.values():
+            self.tasks[lease.task].lose()
+
+    def say(self, client: Client, *messages: Message) -> None:
+        if isinstance(client.link, tuple):
+            connection, channel = client.link
+            self.broker.say(connection, ("relay", channel, list(messages)))
+        else:
+            assert client.link is not None
+            self.broker.say(client.link, *messages)
+
+    def talking(self, which: int) -> Client | None:
+        """One of the clients, if it has a connection."""
+        client: Client = pick(which, self.clients)
+        return client if client.link is not None else None
 
     # --- clients -----------------------------------------------------------------------------------------------
 
@@ -121,96 +238,149 @@ class Cluster(RuleBasedStateMachine):
     @precondition(lambda self: self.clients)
     @rule(which=PICK)
     def client_leaves(self, which: int) -> None:
-        client: Client = pick(which, self.clients)
-        if client.connection is not None:
-            self.broker.leave(client.connection)
-            client.connection = None
+        client = self.talking(which)
+        if client is not None and not isinstance(client.link, tuple):
+            assert client.link is not None
+            self.broker.leave(client.link)
+            client.link = None
             self.listen()
 
-    @precondition(lambda self: self.clients)
+    @precondition(lambda self: any(not client.nested for client in self.clients))
     @rule(which=PICK)
     def client_returns(self, which: int) -> None:
         """Also over a connection that the master still takes for alive."""
-        client: Client = pick(which, self.clients)
-        old, client.connection = client.connection, self.broker.client(client.session)
+        client: Client = pick(which, [client for client in self.clients if not client.nested])
+        old, client.link = client.link, self.broker.client(client.session)
         if old is not None:
             assert old in self.broker.closed
-            self.broker.leave(old)
-        waiting = self.broker.results(client.connection)
-        assert set(client.outcomes) - client.acknowledged <= set(waiting)
-        for sequence, outcome in waiting.items():
-            self.is_told_rightly(client, sequence, outcome)
+            self.broker.leave(old)  # type: ignore[arg-type]
+        before, client.parts = client.parts, defaultdict(list)
+        waiting = self.broker.take(client.link)
+        self.hear(client, waiting)
+        again = {sequence for _, rows in waiting for sequence, *_ in rows}  # type: ignore[attr-defined]
+        assert set(client.outcomes) - client.acknowledged <= again
+        for sequence, parts in before.items():
+            if sequence not in client.acknowledged:
+                assert client.parts[sequence][: len(parts)] == parts
         self.listen()
 
     @precondition(lambda self: self.clients)
-    @rule(which=PICK, count=st.integers(1, 6), gap=st.integers(0, 2), function=st.integers(0, 2))
-    def submit(self, which: int, count: int, gap: int, function: int) -> None:
-        client: Client = pick(which, self.clients)
-        if client.connection is not None:
+    @rule(
+        which=PICK,
+        count=st.integers(1, 6),
+        gap=st.integers(0, 2),
+        function=st.integers(0, 2),
+        options=st.sampled_from(OPTIONS),
+    )
+    def submit(self, which: int, count: int, gap: int, function: int, options: dict[str, Any]) -> None:
+        if client := self.talking(which):
             first = client.next + gap
-            client.last = first, count, function
+            client.last = Submit(first, count, function, options)
             client.next = first + count
-            client.submitted |= set(range(first, first + count))
+            for sequence in range(first, first + count):
+                client.submitted.add(sequence)
+                self.tasks[client.session, sequence] = Task(options)
             self.submit_last(client)
 
     @precondition(lambda self: self.clients)
     @rule(which=PICK)
     def submit_again(self, which: int) -> None:
-        client: Client = pick(which, self.clients)
-        if client.connection is not None and client.last is not None:
+        client = self.talking(which)
+        if client is not None and client.last is not None:
             self.submit_last(client)
 
     def submit_last(self, client: Client) -> None:
         assert client.last is not None
-        assert client.connection is not None
-        first, count, function = client.last
-        payloads = [str(sequence).encode() for sequence in range(first, first + count)]
-        self.broker.submit(client.connection, *payloads, first=first, function=FUNCTIONS[function])
-        assert ("accepted", client.next) in self.broker.inbox[client.connection]
+        assert client.link is not None
+        first, last, function = (
+            client.last.first,
+            client.last.first + client.last.count,
+            FUNCTIONS[client.last.function],
+        )
+        payloads = [f"{client.session} {sequence}".encode() for sequence in range(first, last)]
+        self.say(client, *function.messages, ("submit", first, function.id, dict(client.last.options), payloads))
+        assert ("accepted", client.next) in self.broker.inbox[client.link]
         self.listen()
 
     @precondition(lambda self: self.clients)
     @rule(which=PICK, some=st.sets(st.integers(0, 20)))
     def acknowledge(self, which: int, some: set[int]) -> None:
-        client: Client = pick(which, self.clients)
-        if client.connection is not None:
+        if client := self.talking(which):
             sequences = sorted(some & set(client.outcomes))
             client.acknowledged |= set(sequences)
-            self.broker.say(client.connection, ("acknowledge", sequences))
+            self.say(client, ("acknowledge", sequences))
             self.listen()
 
     @precondition(lambda self: self.clients)
-    @rule(which=PICK, some=st.sets(st.integers(0, 20)))
-    def cancel(self, which: int, some: set[int]) -> None:
-        client: Client = pick(which, self.clients)
-        if client.connection is not None and some:
-            self.broker.say(client.connection, ("cancel", sorted(some), False))
-            said = self.broker.inbox[client.connection]
+    @rule(which=PICK, some=st.sets(st.integers(0, 20), min_size=1), running=st.booleans())
+    def cancel(self, which: int, some: set[int], running: bool) -> None:
+        if client := self.talking(which):
+            assert client.link is not None
+            held = {lease.task for worker in self.workers.values() for lease in worker.held.values()}
+            self.say(client, ("cancel", sorted(some), running))
+            said = self.broker.inbox[client.link]
             late = {sequence for name, *fields in said if name == "too_late" for sequence in fields[0]}  # type: ignore[attr-defined]
             self.listen()
             cancelled = {sequence for sequence in some if client.outcomes.get(sequence) == ("cancelled", b"")}
             assert late | cancelled == some
+            unfinished = {(client.session, sequence) for sequence in late & client.submitted - set(client.outcomes)}
+            assert unfinished <= (set() if running else held), "a task that could be cancelled was not"
 
     @precondition(lambda self: self.clients)
     @rule(which=PICK)
     def close(self, which: int) -> None:
-        client: Client = pick(which, self.clients)
-        if client.connection is not None:
-            self.broker.say(client.connection, ("close",))
+        if client := self.talking(which):
+            self.say(client, ("close",))
             assert not self.broker.core.knows(client.session)
-            self.broker.leave(client.connection)
+            if not isinstance(client.link, tuple):
+                assert client.link is not None
+                self.broker.leave(client.link)
             self.listen()
+
+    # --- sessions that tasks open ------------------------------------------------------------------------------
+
+    @precondition(lambda self: any(worker.held for worker in self.workers.values()))
+    @rule(which=PICK, task=PICK, limit=st.none() | st.integers(1, 2))
+    def task_opens_session(self, which: int, task: int, limit: int | None) -> None:
+        connection: int = pick(which, [c for c, worker in self.workers.items() if worker.held])
+        lease: Held = pick(task, [*self.workers[connection].held.values()])
+        self.channels += 1
+        nested = self.broker.open(connection, self.channels, lease.family, lease.depth + 1, limit)
+        ((name, channel, answer),) = self.broker.take(connection)
+        assert (name, channel, answer["accepted"]) == ("relay_open", self.channels, 0)  # type: ignore[index]
+        self.clients.append(Client(nested.session, nested.link, lease.family, lease.depth + 1))
+        self.listen()
+
+    @precondition(lambda self: any(client.nested for client in self.clients))
+    @rule(which=PICK)
+    def task_ends_with_its_session_open(self, which: int) -> None:
+        client: Client = pick(which, [client for client in self.clients if client.nested])
+        connection, channel = client.link  # type: ignore[misc]
+        self.broker.say(connection, ("relay_close", channel))
+        assert not self.broker.core.knows(client.session)
+        self.listen()
+
+    @precondition(lambda self: any(client.nested for client in self.clients))
+    @rule(which=PICK)
+    def task_breaks_the_rules(self, which: int) -> None:
+        """That ends its session; its worker serves on."""
+        client: Client = pick(which, [client for client in self.clients if client.nested])
+        assert client.link is not None
+        self.say(client, ("submit", -1, SQUARE.id, {}, [b""]))
+        assert self.broker.take(client.link)[-1][0] == "refused"
+        assert not self.broker.core.knows(client.session)
+        self.listen()
 
     # --- workers -----------------------------------------------------------------------------------------------
 
-    @rule(want=st.integers(0, 5))
-    def worker_comes(self, want: int) -> None:
+    @rule(want=st.integers(0, 5), labels=st.sampled_from([(), ("gpu",), ("gpu", "ssd")]))
+    def worker_comes(self, want: int, labels: tuple[str, ...]) -> None:
         self.ids += 1
-        self.register(f"worker-{self.ids}", want)
+        self.register(f"worker-{self.ids}", want, frozenset(labels))
 
-    def register(self, worker_id: str, want: int) -> None:
-        connection = self.broker.worker(worker_id)
-        self.workers[connection] = Worker(worker_id)
+    def register(self, worker_id: str, want: int, labels: frozenset[str]) -> None:
+        connection = self.broker.worker(worker_id, labels=labels)
+        self.workers[connection] = Worker(worker_id, labels)
         self.listen()
         self.broker.say(connection, ("want", want))
         self.listen()
@@ -220,8 +390,8 @@ class Cluster(RuleBasedStateMachine):
     def worker_returns(self, which: int, want: int) -> None:
         """A worker dials anew before the master has noticed that its old connection is gone."""
         old: int = pick(which, [*self.workers])
-        worker_id = self.workers[old].worker_id
-        self.register(worker_id, want)
+        worker = self.workers[old]
+        self.register(worker.worker_id, want, worker.labels)
         assert old in self.broker.closed
         assert old not in self.workers
         self.broker.leave(old)
@@ -234,29 +404,58 @@ class Cluster(RuleBasedStateMachine):
         self.listen()
 
     @precondition(lambda self: any(worker.held for worker in self.workers.values()))
-    @rule(which=PICK, count=st.integers(1, 4), kind=st.sampled_from(["result", "result", "error", "lost"]))
+    @rule(which=PICK, count=st.integers(1, 4), kind=st.sampled_from(["result", "result", "error", "retry", "lost"]))
     def settle(self, which: int, count: int, kind: str) -> None:
         connection: int = pick(which, [c for c, worker in self.workers.items() if worker.held])
         worker = self.workers[connection]
         rows: list[tuple[int, str, bytes]] = []
         for token in [*worker.held][:count]:
-            task = worker.held.pop(token)
-            rows.append((token, kind, f"{kind} of {task} by {token}".encode()))
+            lease = worker.held.pop(token)
+            task, content = self.tasks[lease.task], f"{kind} of {lease.task} by {token}".encode()
+            rows.append((token, kind, content))
             if kind == "lost":
-                self.losses[task] = self.losses.get(task, 0) + 1
+                task.lose()
+            elif kind == "retry" and task.tries < task.options.get("retries", 0):
+                task.due = self.broker.now + task.options["backoff"] * 2**task.tries
+                task.tries += 1
+                task.losses = 0
             else:
-                self.settled[task] = rows[-1][1:]
+                task.settled = "error" if kind == "retry" else kind, content
         self.broker.say(connection, ("settle", rows))
         self.listen()
 
+    @precondition(lambda self: self.chunks())
+    @rule(which=PICK, count=st.integers(1, ITEMS))
+    def items_end(self, which: int, count: int) -> None:
+        connection, token = pick(which, self.chunks())
+        lease = self.workers[connection].held[token]
+        task = self.tasks[lease.task]
+        count = min(count, ITEMS - task.done)
+        part = dump_part(task.done, 0.0, [f"item of {token}"] * count, {})
+        task.done += count
+        task.losses = 0
+        lease.done = task.done
+        self.broker.say(connection, ("parts", [(token, count, part)]))
+        self.listen()
+
+    def chunks(self) -> list[tuple[int, int]]:
+        """Connection and token of each lease of a chunk that has items left."""
+        return [
+            (connection, token)
+            for connection, worker in self.workers.items()
+            for token, lease in worker.held.items()
+            if "chunk" in self.tasks[lease.task].options and self.tasks[lease.task].done < ITEMS
+        ]
+
     @precondition(lambda self: self.workers and self.tokens)
-    @rule(which=PICK, token=PICK, kind=st.sampled_from(["result", "error", "lost"]))
+    @rule(which=PICK, token=PICK, kind=st.sampled_from(["result", "error", "retry", "lost"]))
     def settle_what_is_not_held(self, which: int, token: int, kind: str) -> None:
         connection: int = pick(which, [*self.workers])
         stale: int = pick(token, sorted(self.tokens))
         if stale not in self.workers[connection].held:
             before = self.broker.core.statistics() | {"stale": 0}
-            self.broker.say(connection, ("settle", [(stale, kind, b"stale")]), ("give_back", [stale]))
+            said: list[Message] = [("settle", [(stale, kind, b"stale")]), ("give_back", [stale])]
+            self.broker.say(connection, *said, ("parts", [(stale, 1, b"stale")]), ("output", [(stale, "stale")]))
             assert self.broker.core.statistics() | {"stale": 0} == before
             self.listen()
 
@@ -287,6 +486,16 @@ class Cluster(RuleBasedStateMachine):
         self.broker.leave(connection)
         self.listen()
 
+    @precondition(lambda self: self.workers)
+    @rule(which=PICK, token=PICK)
+    def worker_breaks_the_rules(self, which: int, token: int) -> None:
+        """What it said before counts, nothing after it."""
+        connection: int = pick(which, [*self.workers])
+        self.broker.say(connection, ("settle", []), ("want", -1), ("want", 5))
+        assert connection in self.broker.closed
+        self.broker.leave(connection)
+        self.listen()
+
     # --- time --------------------------------------------------------------------------------------------------
 
     @rule(seconds=st.sampled_from([0.5, 2.0, LEASE_TIMEOUT / 2, LEASE_TIMEOUT + 1]), alive=st.integers(0, 7))
@@ -309,15 +518,16 @@ class Cluster(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """All clients return and one good worker serves: then every task of an open session has its outcome."""
-        for which in range(len(self.clients)):
+        for which in range(sum(not client.nested for client in self.clients)):
             self.client_returns(which)
         for connection in [*self.workers]:
             self.broker.handle(Heard(connection))
-        self.register("the last", 1_000_000)
-        while any(worker.held for worker in self.workers.values()):
-            self.settle(0, 1000, "result")
-            self.want(0, 1_000_000)
-        assert (self.broker.count("queued"), self.broker.count("leased")) == (0, 0)
+        self.register("the last", 1_000_000, frozenset({"gpu"}))
+        while self.broker.count("queued") or self.broker.count("leased"):
+            while any(worker.held for worker in self.workers.values()):
+                self.settle(0, 1000, "result")
+                self.want(0, 1_000_000)
+            self.time_passes(2.0, 7)  # for those that are to be tried again
         for client in self.clients:
             assert set(client.outcomes) == client.submitted
             for sequence, outcome in client.outcomes.items():
@@ -325,4 +535,4 @@ class Cluster(RuleBasedStateMachine):
 
 
 TestCluster: Callable[[], Any] = Cluster.TestCase
-TestCluster.settings = settings(max_examples=120, stateful_step_count=50, deadline=None)  # type: ignore[attr-defined]
+TestCluster.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)  # type: ignore[attr-defined]
