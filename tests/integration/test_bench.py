@@ -67,3 +67,15 @@ def test_profiles_name_functions_of_every_process() -> None:
     assert {*found} == {"client, caller", "client, receiver", "master", "worker"}
     assert any("broker/core.py" in use.function for use in found["master"])
     assert any("runner/core.py" in use.function for use in found["worker"])
+
+
+def test_a_measurement_that_hangs_is_given_up_and_the_system_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("suite._ORDER_SECONDS", 2.5)
+    # Sleeping takes longer than that, by far; the tasks one by one are few.
+    plan = Plan(("pool",), ("sleeps", "one by one"), rounds=1, workers=2, seconds=2.0, most_tasks=40)
+    suite = Suite(plan, tmp_path)
+    suite.run()
+    assert suite.rows["pool"].missing == {"sleeps": "it did not end within 2.5 s"}
+    assert suite.rows["pool"].median("one by one")
