@@ -87,11 +87,11 @@ def long_queue(rounds: int, queue: int) -> Figures:
 
 def repeated_value(rounds: int, queue: int) -> Figures:
     """How often one value leaves the client, and the master for each of two workers, when many tasks have it."""
-    client, master = _times_sent(_SMALL_VALUE)
+    client, master = times_sent(_SMALL_VALUE, _REPEATS)
     size = _SMALL_VALUE
     if client < 3:  # else gigabytes would pile up in the master
         size = _LARGE_VALUE
-        client, master = _times_sent(size)
+        client, master = times_sent(size, _REPEATS)
     value = f"{size // 1_000_000} MB in {_REPEATS} tasks"
     return {f"{value}: times it left the client": client, f"{value}: times it left the master": master}
 
@@ -181,6 +181,23 @@ def light_workers(cluster: Cluster, count: int) -> Iterator[IO[str]]:
             process.kill()
 
 
+def times_sent(size: int, tasks: int) -> tuple[float, float]:
+    """How often a value of ``size`` bytes left the client, and the master, in so many tasks on two workers."""
+    value = os.urandom(size)
+    with Cluster(0, workers=0) as cluster, contextlib.ExitStack() as stack:
+        proxies = [CountingProxy(cluster.address) for _ in range(3)]
+        for proxy in proxies:
+            stack.callback(proxy.close)
+        ours, *theirs = proxies
+        for proxy in theirs:
+            cluster.add_worker(1, proxy.address)
+        programs.wait_until(lambda: len(cluster.statistics()["workers"]) == len(theirs), "the workers were there")
+        with multihost.Pool(address=ours.address.pair, authkey=cluster.authkey) as pool:
+            results = [pool.apply_async(work.length, (value,)) for _ in range(tasks)]
+            assert {result.get() for result in results} == {size}
+        return ours.forth / size, sum(proxy.back for proxy in theirs) / size
+
+
 def _leased_from(queue: int) -> tuple[float, float, float]:
     """Leases a second at the head of a queue, and bytes a task in the master and in the client before."""
     with Cluster(0, workers=0) as cluster, pool_of(cluster) as pool:
@@ -197,23 +214,6 @@ def _leased_from(queue: int) -> tuple[float, float, float]:
 
 def _memory(cluster: Cluster) -> tuple[int, int]:
     return processes.private_bytes(cluster.master.pid), processes.private_bytes(os.getpid())
-
-
-def _times_sent(size: int) -> tuple[float, float]:
-    """How often a value of ``size`` bytes left the client, and the master, in ``_REPEATS`` tasks on two workers."""
-    value = os.urandom(size)
-    with Cluster(0, workers=0) as cluster, contextlib.ExitStack() as stack:
-        proxies = [CountingProxy(cluster.address) for _ in range(3)]
-        for proxy in proxies:
-            stack.callback(proxy.close)
-        ours, *theirs = proxies
-        for proxy in theirs:
-            cluster.add_worker(1, proxy.address)
-        programs.wait_until(lambda: len(cluster.statistics()["workers"]) == len(theirs), "the workers were there")
-        with multihost.Pool(address=ours.address.pair, authkey=cluster.authkey) as pool:
-            results = [pool.apply_async(work.length, (value,)) for _ in range(_REPEATS)]
-            assert {result.get() for result in results} == {size}
-        return ours.forth / size, sum(proxy.back for proxy in theirs) / size
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import multihost
 import processes
@@ -27,6 +28,22 @@ _WAITING = frozenset(
     f"<method '{name}' of '{kind}' objects>"
     for name, kind in (("acquire", "_thread.lock"), ("poll", "select.poll"), ("poll", "select.epoll"))
 )
+
+
+class Use(NamedTuple):
+    """What a function takes, without those it calls."""
+
+    function: str
+    microseconds: float
+    calls: float
+
+    def less(self, other: "Use", tasks: float) -> "Use":
+        """The difference, for each of so many tasks."""
+        return Use(self.function, (self.microseconds - other.microseconds) / tasks, (self.calls - other.calls) / tasks)
+
+    def __str__(self) -> str:
+        return f"{self.function} {self.microseconds:.1f} ({self.calls:.2g} calls)"
+
 
 Workload = Callable[[multihost.Pool, int], None]
 
@@ -76,22 +93,24 @@ def _spent(cluster: Cluster) -> dict[str, float]:
     }
 
 
-def names(workload: Workload, tasks: int, share: int, journal: str, top: int) -> dict[str, list[tuple[str, float]]]:
-    """Process or thread -> its functions and the microseconds of a task in each, without those it calls.
+def names(workload: Workload, tasks: int, share: int, journal: str, top: int) -> dict[str, list[Use]]:
+    """Process or thread -> its functions that take most.
 
     What starting and stopping cost is in a short run as well as in a long one, so their difference is free of it.
     """
     short, long = (_profiles(workload, tasks, times, journal) for times in (1, 1 + _LONGER))
+    count = tasks / share * _LONGER
     found = {}
-    for who, costs in long.items():
-        grown = {name: (cost - short[who].get(name, 0.0)) / (tasks / share * _LONGER) for name, cost in costs.items()}
-        ranked = sorted(grown.items(), key=lambda item: -item[1])
-        found[who] = [(name, cost * 1e6) for name, cost in ranked if name not in _WAITING][:top]
+    for who, uses in long.items():
+        before = {use.function: use for use in short[who]}
+        grown = [use.less(before.get(use.function, Use("", 0.0, 0.0)), count) for use in uses]
+        ranked = sorted(grown, key=lambda use: -use.microseconds)
+        found[who] = [use for use in ranked if use.function not in _WAITING][:top]
     return found
 
 
-def _profiles(workload: Workload, tasks: int, times: int, journal: str) -> dict[str, dict[str, float]]:
-    """Process or thread -> function -> seconds."""
+def _profiles(workload: Workload, tasks: int, times: int, journal: str) -> dict[str, list[Use]]:
+    """Process or thread -> its functions, in a whole run."""
     with tempfile.TemporaryDirectory() as name:
         with profiled_threads() as receivers, Cluster(2, journal, profiles=Path(name)) as cluster:
             pool = multihost.Pool(address=cluster.address.pair, authkey=cluster.authkey)
@@ -101,7 +120,7 @@ def _profiles(workload: Workload, tasks: int, times: int, journal: str) -> dict[
             pool.terminate()
         found = {"client, caller": pstats.Stats(caller), "client, receiver": pstats.Stats(receivers[0])}
         found |= {file.stem: pstats.Stats(str(file)) for file in sorted(Path(name).iterdir())}
-    return {who: _seconds(stats) for who, stats in found.items()}
+    return {who: _uses(stats) for who, stats in found.items()}
 
 
 @contextmanager
@@ -120,9 +139,9 @@ def profiled_threads() -> Iterator[list[cProfile.Profile]]:
         threading.setprofile(None)
 
 
-def _seconds(stats: pstats.Stats) -> dict[str, float]:
+def _uses(stats: pstats.Stats) -> list[Use]:
     raw: dict[tuple[str, int, str], tuple[int, int, float, float, object]] = stats.stats  # type: ignore[attr-defined]
-    return {_name(*function): row[2] for function, row in raw.items()}
+    return [Use(_name(*function), row[2] * 1e6, row[1]) for function, row in raw.items()]
 
 
 def _name(file: str, line: int, function: str) -> str:
@@ -145,7 +164,7 @@ def main() -> None:
         print(f"| {name} | {' | '.join(f'{row[column]:.1f}' for column in columns)} |")
     for name, (workload, share) in WORKLOADS.items():
         for who, functions in names(workload, tasks, share, journal, arguments.top).items():
-            print(f"\n{name}, {who}: {', '.join(f'{function} {cost:.1f}' for function, cost in functions)}")
+            print(f"\n{name}, {who}: {', '.join(map(str, functions))}")
 
 
 if __name__ == "__main__":

@@ -113,6 +113,11 @@ class ReadyQueue:
         """Queued tasks, those of sessions at their limit included."""
         return sum(map(len, self._lines.values()))
 
+    @property
+    def able(self) -> bool:
+        """Whether any task could be leased now to a worker that has its labels."""
+        return bool(self._turns)
+
     def available(self, labels: Labels = NO_LABELS) -> int:
         """How many tasks could be leased now to a worker with these labels."""
         return sum(line.allowance(labels) for family in self._turns for line in self._families[family])

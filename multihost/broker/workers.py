@@ -137,7 +137,7 @@ class Workers:
         ready = self._ledger.ready
         sharers = 0  # how many of the hungry ones have not had their share in this round
         passed = 0  # how many workers in a row found nothing that they may have
-        while passed < len(self._hungry):
+        while passed < len(self._hungry) and ready.able:
             sharers = sharers or len(self._hungry)
             _, worker = self._hungry.popitem(last=False)
             share = -(-ready.available(worker.labels) // sharers)

@@ -82,10 +82,14 @@ class Interrupts:
                     self._raise(late)
 
     def _interrupted(self, signum: int, frame: FrameType | None) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                token, seconds = pickle.loads(self._control.recv(4096))
-                self._end(token, seconds)
+        while order := self._next_order():
+            self._end(*order)
+
+    def _next_order(self) -> tuple[int, float | None] | None:
+        with contextlib.suppress(OSError, EOFError):  # there is no more, or no worker
+            order: tuple[int, float | None] = pickle.loads(self._control.recv(4096))
+            return order
+        return None
 
     def _end(self, token: int, seconds: float | None) -> None:
         error = TaskStopped() if seconds is None else TaskTimeout(seconds, self._worker)

@@ -140,6 +140,7 @@ class Slot:
             for number in range(self._config.threads):
                 threading.Thread(target=self._work_forever, name=f"multihost-{number}", daemon=True).start()
             self._read_forever()
+            return
         while self._reader is None:
             self._receive(pickle.loads(self._pipe.recv_bytes()))
             self._at_work = True

@@ -139,3 +139,33 @@ def initialized(_: object = None) -> list[str]:
 
 async def in_a_coroutine(x: int) -> int:
     return x * x
+
+
+def fibonacci(n: int) -> int:
+    """By a tree of tasks."""
+    import multihost  # a task's own pool; the standard library's control does without
+
+    if n < 2:
+        return n
+    with multihost.Pool() as pool:
+        return sum(pool.map(fibonacci, [n - 1, n - 2]))
+
+
+def succeed_at(directory: str, name: str, wanted: int) -> int:
+    """Count the tries in a file, and raise before the wanted one."""
+    with Path(directory, name).open("a") as tries:
+        tries.write("x")
+    number = Path(directory, name).stat().st_size
+    if number < wanted:
+        raise ConnectionError(f"try {number}")
+    return number
+
+
+def print_and_fail(text: str) -> NoReturn:
+    print(text)
+    raise ValueError("on purpose")
+
+
+def note_order(directory: str, name: str) -> None:
+    with Path(directory, "order").open("a") as order:
+        order.write(f"{name}\n")

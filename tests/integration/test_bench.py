@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from cluster import Cluster
 from reports import Plan
+from scale import light_workers, pool_of, submitted, times_sent
 from suite import Suite
 from systems import SYSTEMS, SystemSpec
+from where import names, one_by_one
 
 SUITE = Path(__file__).resolve().parents[2] / "bench" / "suite.py"
 SMALL = ["--rounds", "1", "--seconds", "0.02", "--most-tasks", "40", "--large", "1"]
@@ -44,4 +47,35 @@ def test_a_system_that_cannot_be_started_is_a_row_that_says_why(
     suite = Suite(plan, tmp_path)
     suite.run()
     assert "no_such_module" in suite.rows["ghost"].absent
+    assert suite.rows["pool"].median("one by one")
+
+
+def test_light_workers_answer_every_task() -> None:
+    with Cluster(0, workers=0) as cluster, light_workers(cluster, 5), pool_of(cluster) as pool:
+        assert len(cluster.statistics()["workers"]) == 5
+        submitted(pool, 200)
+
+
+def test_the_bytes_that_leave_client_and_master_are_counted() -> None:
+    client, master = times_sent(100_000, tasks=4)
+    assert client > 1
+    assert master > 1
+
+
+def test_profiles_name_functions_of_every_process() -> None:
+    found = names(one_by_one, 20, 1, "memory", 200)
+    assert {*found} == {"client, caller", "client, receiver", "master", "worker"}
+    assert any("broker/core.py" in use.function for use in found["master"])
+    assert any("runner/core.py" in use.function for use in found["worker"])
+
+
+def test_a_measurement_that_hangs_is_given_up_and_the_system_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("suite._ORDER_SECONDS", 2.5)
+    # Sleeping takes longer than that, by far; the tasks one by one are few.
+    plan = Plan(("pool",), ("sleeps", "one by one"), rounds=1, workers=2, seconds=2.0, most_tasks=40)
+    suite = Suite(plan, tmp_path)
+    suite.run()
+    assert suite.rows["pool"].missing == {"sleeps": "it did not end within 2.5 s"}
     assert suite.rows["pool"].median("one by one")
