@@ -1,5 +1,6 @@
 """Content that many tasks need (functions, archives of sources): kept once, sent once to each worker."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from multihost.errors import ProtocolError
@@ -46,6 +47,10 @@ class BlobStore:
         blob = self._blobs[blob_id]
         lacking = [item for need in blob.needs for item in self.missing(need, known)]
         return [*lacking, (blob_id, blob.content)]
+
+    def all(self) -> Iterator[tuple[str, Blob]]:
+        """Each with its id, after those that it needs."""
+        return iter(self._blobs.items())
 
     def release(self, session: str) -> set[str]:
         """A session ended: drop and return the ids of the blobs that nobody uses any more."""

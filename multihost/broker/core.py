@@ -3,7 +3,8 @@
 In here are the connections, the table of messages, and time; what they come to is done in the rooms beside this one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 from multihost.broker.clients import Clients
@@ -26,6 +27,7 @@ from multihost.broker.members import Link, Session, Worker
 from multihost.broker.nested import Channels
 from multihost.broker.queues import METHODS, Reply, SharedQueue
 from multihost.broker.records import Record
+from multihost.broker.snapshot import restore, snapshot
 from multihost.broker.workers import Workers
 from multihost.errors import ProtocolError
 from multihost.wire.messages import Message
@@ -33,16 +35,23 @@ from multihost.wire.messages import Message
 TICK_SECONDS = 0.5
 # A gap of this many ticks means that the master itself stood still; nobody is blamed for the time it did not see.
 _PAUSE_TICKS = 4
+_ROUNDING = 1e-6  # seconds that may get lost between the two clocks
 
 
 class BrokerCore:
     """See the module. ``statistics`` is a plain dict because it crosses the wire."""
 
-    def __init__(self, lease_timeout: float, session_timeout: float, queues: list[str], queue_size: int = 0) -> None:
+    def __init__(
+        self, lease_timeout: float, session_timeout: float, queues: list[str], queue_size: int = 0, epoch: float = 0.0
+    ) -> None:
         self._lease_timeout = lease_timeout  # seconds of silence after which a worker is lost
         self._session_timeout = session_timeout  # seconds a session waits for its client to come back
-        self._queues = {name: SharedQueue(queue_size) for name in queues}
+        self._epoch = epoch  # wall-clock time, which outlives this process, less the time that events come with
+        self._queue_size = queue_size
+        self._queues: dict[str, SharedQueue] = {}
         self._ledger = Ledger()
+        for name in queues:
+            self._add_queue(name)
         self._clients = Clients(self._ledger)
         self._workers = Workers(self._ledger, self._clients)
         self._channels = Channels(self._ledger, self._clients, self._workers, self._say, self._end_session)
@@ -92,9 +101,33 @@ class BrokerCore:
         records, self._ledger.records = self._ledger.records, []
         return records
 
+    def snapshot(self) -> Iterator[Record]:
+        """Records that lead to what is known now, to be made as they are asked for, while the core goes on."""
+        queues = [("queue", name, *record) for name, queue in self._queues.items() for record in queue.items.snapshot()]
+        return chain(queues, snapshot(self._ledger))
+
+    def replay(self, name: str, *args: Any) -> None:
+        """Do again what a record says, in a core that has handled nothing yet."""
+        if name == "queue":
+            queue, *record = args
+            if queue not in self._queues:  # what is in it is kept, whatever the queues are now
+                self._add_queue(queue)
+            self._queues[queue].items.apply(*record)
+            self._ledger.records.clear()
+        else:
+            restore(self._ledger, name, *args)
+
+    def _add_queue(self, name: str) -> None:
+        def record(change: tuple[object, ...]) -> None:
+            self._ledger.records.append(("queue", name, *change))
+
+        self._queues[name] = SharedQueue(self._queue_size, record)
+
     def next_deadline(self) -> float | None:
         """When a ``Tick`` is due: a call to a shared queue times out, or a delayed task's time has come."""
-        deadlines = [self._ledger.delayed.next_due(), *(queue.next_deadline() for queue in self._queues.values())]
+        due = self._ledger.delayed.next_due()
+        retry = None if due is None else due - self._epoch
+        deadlines = [retry, *(queue.next_deadline() for queue in self._queues.values())]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def session_state(self, session: str) -> dict[str, object]:
@@ -202,8 +235,8 @@ class BrokerCore:
                 effects += self._end_session(session)
         for queue in self._queues.values():
             effects += queue.expire(now)
-        if (due := self._ledger.delayed.next_due()) is not None and due <= now:
-            self._ledger.release(now)
+        if due := self._ledger.delayed.due(now + self._epoch + _ROUNDING):
+            self._ledger.release(due)
         return effects + self._workers.match()
 
     def _forgive_own_pause(self, now: float) -> list[Effect]:
@@ -257,7 +290,7 @@ class BrokerCore:
         return [note, *effects, Close(link, "its session ended")]
 
     def _settle(self, connection: int, outcomes: list[tuple[int, str, bytes]]) -> list[Effect]:
-        return self._workers.settle(connection, outcomes, self._now)
+        return self._workers.settle(connection, outcomes, self._now + self._epoch)
 
     def _ping(self, link: Link) -> list[Effect]:
         return [Send(link, ("pong",))]

@@ -37,6 +37,10 @@ class LeaseTable:
         self._held.setdefault(worker, {}).update(zip(range(first, self.next_token), tasks, strict=True))
         return first
 
+    def restore(self, token: int, task: Task, worker: str) -> None:
+        """A lease that was granted before a restart."""
+        self._held.setdefault(worker, {})[token] = task
+
     def end(self, token: int, worker: str) -> Task | None:
         """End one lease; None when ``worker`` does not hold it, whatever it may say."""
         held = self._held.get(worker)

@@ -206,10 +206,11 @@ class Ledger:
         self.delayed.add(task, due)
 
     @command
-    def release(self, now: float) -> None:
-        """Queue the delayed tasks whose time has come."""
-        for task in self.delayed.take_due(now):
-            self.ready.put_first(task)
+    def release(self, sequences: dict[str, list[int]]) -> None:
+        """Queue delayed tasks, by session, whose time has come."""
+        for session_id, some in sequences.items():
+            for task in self.delayed.withdraw(session_id, set(some)):
+                self.ready.put_first(task)
 
     @command
     def lose(self, worker: str, token: int, reason: str) -> None:

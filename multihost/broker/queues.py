@@ -7,9 +7,10 @@ call is answered by a ``Reply``, at once or later. Reads no clock.
 import heapq
 import pickle
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty, Full
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from multihost.errors import ProtocolError
 
@@ -51,22 +52,80 @@ class _Waiter:
     item: object = None  # what a waiting put wants to put
 
 
+class Items:
+    """What is in a queue, and with whom: what must outlive the master. Each change is recorded as it is made.
+
+    An item that was handed to a connection is kept until there is a sign that it arrived.
+    """
+
+    def __init__(self, record: Callable[[tuple[object, ...]], None]) -> None:
+        self.waiting: deque[object] = deque()
+        self.unfinished = 0
+        self.handed: dict[int, object] = {}  # by connection, the last item only
+        self._record = record
+
+    def put(self, item: object) -> None:
+        self._record(_put(item))
+        self.waiting.append(item)
+        self.unfinished += 1
+
+    def hand(self, connection: int) -> object:
+        self._record(("hand", connection))
+        self.handed[connection] = item = self.waiting.popleft()
+        return item
+
+    def arrived(self, connection: int) -> None:
+        if connection in self.handed:
+            self._record(("arrived", connection))
+            del self.handed[connection]
+
+    def put_back(self, connection: int) -> None:
+        """What was handed to this connection, if anything, is next again."""
+        if connection in self.handed:
+            self._record(("put_back", connection))
+            self.waiting.appendleft(self.handed.pop(connection))
+
+    def finish(self) -> None:
+        self._record(("finish",))
+        self.unfinished -= 1
+
+    def apply(self, name: str, *args: Any) -> None:
+        """Do again what was recorded."""
+        match name, args:
+            case "put", (bool(opaque), item):
+                self.put(Opaque(item) if opaque else item)
+            case "unfinished", (int(count),):
+                self.unfinished = count
+            case (("hand" | "arrived" | "put_back" | "finish"), _):
+                getattr(self, name)(*args)
+            case _:
+                raise ValueError(f"a shared queue has no record {name!r} with these fields")
+
+    def snapshot(self) -> list[tuple[object, ...]]:
+        """Records that lead to this, in an empty queue."""
+        rows: list[tuple[object, ...]] = []
+        for connection, item in self.handed.items():
+            rows += [_put(item), ("hand", connection)]
+        return [*rows, *map(_put, self.waiting), ("unfinished", self.unfinished)]
+
+
+def _put(item: object) -> tuple[object, ...]:
+    return ("put", True, item.pickled) if isinstance(item, Opaque) else ("put", False, item)
+
+
 class SharedQueue:
     """One queue. ``call`` and the events below return the replies that became due."""
 
-    def __init__(self, maxsize: int = 0) -> None:
+    def __init__(self, maxsize: int = 0, record: Callable[[tuple[object, ...]], None] = lambda record: None) -> None:
         self._maxsize = maxsize
-        self._items: deque[object] = deque()
-        self._unfinished = 0
+        self.items = Items(record)
         self._getters: OrderedDict[int, _Waiter] = OrderedDict()  # longest waiting first
         self._putters: OrderedDict[int, _Waiter] = OrderedDict()
         self._joiners: set[int] = set()
         self._deadlines: list[float] = []  # a heap; a waiter that was served in time leaves its entry to pass
-        # The last item handed to each connection, until a sign that it arrived.
-        self._unconfirmed: dict[int, object] = {}
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.items.waiting)
 
     def call(
         self, connection: int, method: str, args: tuple[object, ...], kwds: dict[str, object], now: float
@@ -85,7 +144,7 @@ class SharedQueue:
 
     def confirm(self, connection: int) -> None:
         """A connection asks again, this queue or another: it has read the last answer."""
-        self._unconfirmed.pop(connection, None)
+        self.items.arrived(connection)
 
     def expire(self, now: float) -> list[Reply]:
         """Answer the calls whose time is up."""
@@ -108,11 +167,16 @@ class SharedQueue:
         self._getters.pop(connection, None)
         self._putters.pop(connection, None)
         self._joiners.discard(connection)
-        if connection in self._unconfirmed:
-            item = self._unconfirmed.pop(connection)
-            if not delivered:
-                self._items.appendleft(item)
+        if delivered:
+            self.items.arrived(connection)
+        else:
+            self.items.put_back(connection)
         return self._settle()
+
+    def take_back(self) -> None:
+        """No connection of before is left, and nobody knows what has arrived: all of it is next again."""
+        for connection in reversed([*self.items.handed]):
+            self.items.put_back(connection)
 
     def _put(
         self, connection: int, now: float, item: object, block: object = True, timeout: object = None
@@ -135,7 +199,7 @@ class SharedQueue:
 
     def _get(self, connection: int, now: float, block: object = True, timeout: object = None) -> list[Reply]:
         waiter = _Waiter(connection, _deadline(now, block, timeout))
-        if block or (self._items and not self._getters):
+        if block or (self.items.waiting and not self._getters):
             return self._wait(self._getters, waiter)
         raise Empty
 
@@ -143,18 +207,18 @@ class SharedQueue:
         return self._get(connection, now, False)
 
     def _qsize(self, connection: int, now: float) -> int:
-        return len(self._items)
+        return len(self)
 
     def _empty(self, connection: int, now: float) -> bool:
-        return not self._items
+        return not self.items.waiting
 
     def _full(self, connection: int, now: float) -> bool:
-        return 0 < self._maxsize <= len(self._items)
+        return 0 < self._maxsize <= len(self)
 
     def _task_done(self, connection: int, now: float) -> list[Reply]:
-        if self._unfinished == 0:
+        if self.items.unfinished == 0:
             raise ValueError("task_done() called too many times")
-        self._unfinished -= 1
+        self.items.finish()
         return [Reply(connection, "#RETURN", None), *self._settle()]
 
     def _join(self, connection: int, now: float) -> list[Reply]:
@@ -176,18 +240,16 @@ class SharedQueue:
         """Let waiting puts in, hand items to waiting gets, until neither can go on; answer joins when all is done."""
         replies = []
         while True:
-            if self._putters and not (0 < self._maxsize <= len(self._items)):
+            if self._putters and not (0 < self._maxsize <= len(self)):
                 connection, waiter = self._putters.popitem(last=False)
-                self._items.append(waiter.item)
-                self._unfinished += 1
+                self.items.put(waiter.item)
                 replies.append(Reply(connection, "#RETURN", None))
-            elif self._getters and self._items:
+            elif self._getters and self.items.waiting:
                 connection, _ = self._getters.popitem(last=False)
-                self._unconfirmed[connection] = item = self._items.popleft()
-                replies.append(Reply(connection, "#RETURN", item))
+                replies.append(Reply(connection, "#RETURN", self.items.hand(connection)))
             else:
                 break
-        if not self._unfinished:
+        if not self.items.unfinished:
             replies += [Reply(connection, "#RETURN", None) for connection in self._joiners]
             self._joiners.clear()
         return replies

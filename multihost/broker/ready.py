@@ -192,6 +192,10 @@ class ReadyQueue:
             self._refresh(family)
         return taken
 
+    def tasks_of(self, session: str) -> list[Task]:
+        """A session's queued tasks."""
+        return list(self._lines[session].tasks())
+
     def labels_wanted(self, session: str) -> set[Labels]:
         """What the session's queued tasks ask of a worker."""
         return {labels for labels, _ in self._lines[session].shelves if labels}

@@ -22,11 +22,26 @@ from multihost.broker.events import (
 )
 from multihost.broker.members import Link
 from multihost.broker.queues import Reply
+from multihost.broker.records import Record, decode, encode
 from multihost.broker.tasks import TaskState
 from multihost.payload import content_id
 from multihost.wire.messages import Message, check_batch
 
 LEASE_TIMEOUT, SESSION_TIMEOUT = 10.0, 60.0
+QUEUES, QUEUE_SIZE = ["get_task_queue", "get_result_queue"], 2
+EPOCH = 1_700_000_000.25
+
+
+def make_core() -> BrokerCore:
+    return BrokerCore(LEASE_TIMEOUT, SESSION_TIMEOUT, QUEUES, QUEUE_SIZE, EPOCH)
+
+
+def replayed(records: Iterable[Record]) -> BrokerCore:
+    """What a new master knows after it has read these records from a journal."""
+    core = make_core()
+    for record in decode(b"".join(encode([*records]))):
+        core.replay(*record)  # type: ignore[misc]
+    return core
 
 
 @dataclass(frozen=True)
@@ -92,9 +107,7 @@ class Nested:
 class Broker:
     """See the module. Connections are numbered as the shell would; time stands still unless a test moves it."""
 
-    core: BrokerCore = field(
-        default_factory=lambda: BrokerCore(LEASE_TIMEOUT, SESSION_TIMEOUT, ["get_task_queue", "get_result_queue"], 2)
-    )
+    core: BrokerCore = field(default_factory=make_core)
     now: float = 1000.0
     inbox: dict[Link, list[Message]] = field(default_factory=lambda: defaultdict(list))
     closed: dict[Link, Close] = field(default_factory=dict)
@@ -104,6 +117,7 @@ class Broker:
     sessions: dict[Link, str] = field(default_factory=dict)  # of clients' connections
     outcomes: dict[tuple[str, int], tuple[str, bytes]] = field(default_factory=dict)  # every one ever told
     parts: dict[tuple[str, int], list[bytes]] = field(default_factory=lambda: defaultdict(list))  # of chunks
+    records: list[Record] = field(default_factory=list)  # what a journal would hold
 
     # --- peers -------------------------------------------------------------------------------------------------
 
@@ -182,6 +196,7 @@ class Broker:
                     self.notes.append(effect)
                 case Reply():
                     self.replies.append(effect)
+        self.records += self.core.take_records()
         check_invariants(self.core)
         return effects
 
@@ -236,12 +251,19 @@ def _rows(fields: list[Any]) -> list[Any]:
     return list(rows)
 
 
+def check_replay(broker: Broker) -> None:
+    """The records lead to what the core knows, and so does its snapshot."""
+    known = [*broker.core.snapshot()]
+    assert [*replayed(broker.records).snapshot()] == known
+    assert [*replayed(known).snapshot()] == known
+
+
 def check_invariants(core: BrokerCore) -> None:
     """What must hold after every event, whatever has happened."""
     ledger, workers = core._ledger, core._workers
     ready, lines, sessions = ledger.ready, ledger.ready._lines, ledger.sessions
     shelves = [(name, kind, shelf) for name, line in lines.items() for kind, shelf in line.shelves.items()]
-    delayed = [task for tasks in ledger.delayed._tasks.values() for task in tasks.values()]
+    delayed = [task for _, task in ledger.delayed]
     queued = [task for _, _, shelf in shelves for task in shelf.values()] + delayed
     for name, kind, shelf in shelves:
         assert shelf, "an empty shelf"

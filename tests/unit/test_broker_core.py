@@ -19,6 +19,7 @@ from tests.unit.brokers import (
     Broker,
     Function,
     check_invariants,
+    check_replay,
 )
 
 
@@ -28,6 +29,7 @@ def broker() -> Iterator[Broker]:
     broker = Broker()
     yield broker
     check_invariants(broker.core)
+    check_replay(broker)
 
 
 def numbers(begin: int, end: int) -> list[bytes]:

@@ -5,7 +5,7 @@ checks the core's invariants after each event; here is what the peers may expect
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +15,12 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from multihost.broker.events import Heard
 from multihost.broker.members import Link
+from multihost.broker.records import Record
 from multihost.broker.tasks import MAX_DELIVERIES
 from multihost.errors import WorkerDied
 from multihost.payload import dump_part, load_error, load_part
 from multihost.wire.messages import Message
-from tests.unit.brokers import CUBE, LAMBDA, LEASE_TIMEOUT, SQUARE, Broker
+from tests.unit.brokers import CUBE, LAMBDA, LEASE_TIMEOUT, SQUARE, Broker, check_replay
 
 PICK = st.integers(0, 1 << 16)
 FUNCTIONS = (SQUARE, CUBE, LAMBDA)
@@ -120,6 +121,8 @@ class Cluster(RuleBasedStateMachine):
         self.tokens: set[int] = set()  # every one ever granted
         self.tasks: dict[TaskName, Task] = {}
         self.sessions = self.ids = self.channels = 0
+        self.snapshot: Iterator[Record] | None = None  # of a compaction that has begun when there were so many records
+        self.compacted = 0
 
     # --- what peers were sent ----------------------------------------------------------------------------------
 
@@ -514,10 +517,26 @@ class Cluster(RuleBasedStateMachine):
         assert set(self.broker.closed) == closed
         self.listen()
 
+    # --- the journal -------------------------------------------------------------------------------------------
+
+    @rule()
+    def compaction_begins(self) -> None:
+        self.snapshot, self.compacted = self.broker.core.snapshot(), len(self.broker.records)
+
+    @precondition(lambda self: self.snapshot is not None)
+    @rule()
+    def compaction_ends(self) -> None:
+        """What has happened since it began is behind it."""
+        assert self.snapshot is not None
+        self.broker.records[: self.compacted] = self.snapshot
+        self.snapshot = None
+        check_replay(self.broker)
+
     # --- the promise -------------------------------------------------------------------------------------------
 
     def teardown(self) -> None:
         """All clients return and one good worker serves: then every task of an open session has its outcome."""
+        check_replay(self.broker)
         for which in range(sum(not client.nested for client in self.clients)):
             self.client_returns(which)
         for connection in [*self.workers]:
