@@ -102,15 +102,13 @@ class Master:
         answer: dict[str, object] = {"lease_timeout": self._lease_timeout, "max_payload": 1 << 20, "life": self.life}
         if role == "client":
             answer["known"] = self.core.knows(info["session"])
-            self._handle(
-                events.ClientCame(number, info["session"], info["limit"], info["session"], info["lifetime"])
-            )
+            if not answer["known"]:
+                self.ledger.begun.setdefault(info["session"], []).append(self._world.now)
+            self._handle(events.ClientCame(number, info["session"], info["limit"], info["session"], info["lifetime"]))
             answer |= self.core.session_state(info["session"])
         else:
             labels = frozenset(info["labels"])
-            self._handle(
-                events.WorkerCame(number, info["worker"], info["worker"], info["slots"], "3.11", labels)
-            )
+            self._handle(events.WorkerCame(number, info["worker"], info["worker"], info["slots"], "3.11", labels))
         self.network.send(end, ["welcome", answer])
 
     def _said(self, number: int, batch: list[Message]) -> None:
