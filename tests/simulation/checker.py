@@ -80,7 +80,7 @@ class _Checker:
             cancelled = told is None or told.verdict == "CancelledError"
             right = len(starts) <= expected if cancelled else len(starts) == expected
             self._demand(right, "I4", f"{call.name} ran {len(starts)} times without any fault, not {expected}")
-        lives = max(1, len(self._log.begun.get(submit.session, [])))
+        lives = max(1, len(self._ledger.begun.get(submit.session, [])))
         counted = Counter(start.delivery for start in starts if start.delivery not in self._ledger.handed_back)
         # Of a chunk, any item before may have been given up first.
         most = MAX_DELIVERIES * (submit.plan.retries + 1) * lives * (place + 1)
@@ -95,7 +95,7 @@ class _Checker:
         for start in self._starts[call.name]:
             granted = self._ledger.granted[start.delivery]
             # A master that has forgotten the chunk gets all of it again.
-            forgotten = any(told.at <= begun <= granted for begun in self._log.begun.get(submit.session, []))
+            forgotten = any(told.at <= begun <= granted for begun in self._ledger.begun.get(submit.session, []))
             again = granted > told.at and not (submit.plan.chunk and forgotten)
             self._demand(not again, "I2", f"{call.name} had its outcome and was delivered again as {start.delivery}")
 

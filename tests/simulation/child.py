@@ -56,7 +56,7 @@ class _Nested:
             self.session.submit(plan)
 
     def _transmit(self, batch: list[Any]) -> None:
-        self.count(sum(len(fields[2]) for name, *fields in batch if name == "submit"))
+        self.count(sum(len(fields[3]) for name, *fields in batch if name == "submit"))
         self._child.report(events.Relayed(self._child.number, self.channel, batch))
 
     def received(self, batch: list[Any]) -> None:

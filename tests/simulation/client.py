@@ -1,4 +1,4 @@
-"""A client program on a host of its own: it dials, submits what its schedule says, reconnects, and closes when all ended."""
+"""A client program on a host of its own: it dials, submits, reconnects, and closes its session when all has ended."""
 
 from typing import Any
 

@@ -102,6 +102,8 @@ class Master:
         answer: dict[str, object] = {"lease_timeout": self._lease_timeout, "max_payload": 1 << 20, "life": self.life}
         if role == "client":
             answer["known"] = self.core.knows(info["session"])
+            if not answer["known"]:
+                self.ledger.begun.setdefault(info["session"], []).append(self._world.now)
             self._handle(events.ClientCame(number, info["session"], info["limit"], info["session"], info["lifetime"]))
             answer |= self.core.session_state(info["session"])
         else:

@@ -141,8 +141,9 @@ class Nemesis:
             self._world.thaw(host)
 
     def _host(self) -> Host:
-        peers = [*self._simulation.workers, *self._simulation.clients]
-        return self._world.chance.choice(peers).host
+        workers, clients = self._simulation.workers, self._simulation.clients
+        hosts = [*(worker.host for worker in workers), *(client.host for client in clients)]
+        return self._world.chance.choice(hosts)
 
     def _cut(self) -> None:
         host = self._host()

@@ -87,7 +87,6 @@ class ClientLog:
     told: dict[str, list[Told]] = field(default_factory=dict)  # by the call's name
     rows: dict[str, set[tuple[str, bytes]]] = field(default_factory=dict)  # what the master told of each task
     cancels: list[Cancel] = field(default_factory=list)
-    begun: dict[str, list[float]] = field(default_factory=dict)  # when the master began each session (anew)
     ended: dict[str, str] = field(default_factory=dict)  # session -> closed, killed, or the error that ended it
 
 
@@ -97,6 +96,7 @@ class Ledger:
     granted: dict[tuple[int, int], float] = field(default_factory=dict)  # delivery -> when it left the master
     grants: dict[str, int] = field(default_factory=dict)  # task -> how often it was granted
     handed_back: set[tuple[int, int]] = field(default_factory=set)  # deliveries that a drain cut short, unpenalised
+    begun: dict[str, list[float]] = field(default_factory=dict)  # when the master began each session (anew)
     runs: dict[str, int] = field(default_factory=dict)  # call -> how often it was started
 
     def start(self, call: str, delivery: tuple[int, int], worker: str, at: float) -> int:

@@ -58,8 +58,6 @@ class Session:
 
     def attached(self, answer: dict[str, Any]) -> None:
         """A connection is there."""
-        if not answer["known"]:
-            self._log.begun.setdefault(self.name, []).append(self._world.now)
         self._core.reconnected(answer["known"], answer["accepted"])
         self.connected = True
         self.send_waiting()

@@ -1,8 +1,8 @@
 """One run of the whole system: a master, workers, clients and a nemesis, all from one seed.
 
-    Workload --> Client (ClientCore) ==network== Master (BrokerCore) ==network== Worker (RunnerCore) --> Child
-                      |                                                               |
-                  ClientLog --------------------> check <------------------------- Ledger
+Workload --> Client (ClientCore) ==network== Master (BrokerCore) ==network== Worker (RunnerCore) --> Child
+                  |                                                               |
+              ClientLog --------------------> check <------------------------- Ledger
 """
 
 import hashlib

@@ -91,7 +91,7 @@ class World:
         host.frozen = True
 
     def thaw(self, host: Host) -> None:
-        """Let what was held happen now: first what has come through the network, as an event loop reads before it acts."""
+        """Let what was held happen now: first what has come through the network, as a loop reads before it acts."""
         host.frozen = False
         held, host.held = host.held, []
         for event in sorted(held, key=lambda event: event.process is not host.kernel):

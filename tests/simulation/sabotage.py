@@ -1,0 +1,136 @@
+"""Builds of the master that break a promise, by a patch of its core while they run: the checker must catch each.
+
+They run without the cores' own invariants, so what catches them is what clients were told and what was run.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+from multihost.broker.clients import Clients
+from multihost.broker.leases import LeaseTable
+from multihost.broker.members import Row
+from multihost.broker.workers import Workers
+from multihost.wire.messages import PART
+
+
+@contextlib.contextmanager
+def _replaced(owner: type, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
+    """``owner.name`` is what ``make`` makes of it."""
+    with mock.patch.object(owner, name, make(getattr(owner, name))):
+        yield
+
+
+def drops_outcomes() -> contextlib.AbstractContextManager[None]:
+    """Every 20th outcome is recorded and then forgotten before its client hears of it."""
+    count = 0
+
+    def make(tell: Any) -> Any:
+        def dropping(clients: Any, rows: dict[str, list[Row]]) -> Any:
+            nonlocal count
+            kept: dict[str, list[Row]] = {}
+            for session, some in rows.items():
+                for row in some:
+                    count += row[1] != PART
+                    if count % 20 or row[1] == PART:
+                        kept.setdefault(session, []).append(row)
+                    else:
+                        del clients._ledger.sessions[session].outcomes[row[0]]
+            return tell(clients, kept)
+
+        return dropping
+
+    return _replaced(Clients, "tell", make)
+
+
+@contextlib.contextmanager
+def no_fencing() -> Iterator[None]:
+    """An outcome is accepted whatever its token, also when its lease has ended: it is recorded, and its client told."""
+
+    def remembering(end: Any) -> Any:
+        def ended(table: Any, token: int, worker: str) -> Any:
+            task = end(table, token, worker)
+            if task is not None:
+                _ended_leases(table)[token, worker] = task
+            return task
+
+        return ended
+
+    def accepting(settle: Any) -> Any:
+        def settled(workers: Any, connection: int, outcomes: list[tuple[int, str, bytes]], now: float) -> Any:
+            ledger, name = workers._ledger, workers.find(connection).worker_id
+            old = _ended_leases(ledger.leases)
+            stale = [(old[row[0], name], row) for row in outcomes if (row[0], name) in old]
+            fresh = [row for row in outcomes if (row[0], name) not in old]
+            effects = settle(workers, connection, fresh, now)
+            for task, (_, kind, content) in stale:
+                session = ledger.sessions.get(task.session)
+                if session is not None and kind != "lost":
+                    row = (task.sequence, "error" if kind == "retry" else kind, content, "")
+                    session.outcomes[task.sequence] = row
+                    effects += workers._clients.tell({task.session: [row]})
+            return effects
+
+        return settled
+
+    with _replaced(LeaseTable, "end", remembering), _replaced(Workers, "settle", accepting):
+        yield
+
+
+def _ended_leases(table: Any) -> dict[tuple[int, str], Any]:
+    if not hasattr(table, "ended_leases"):
+        table.ended_leases = {}
+    ended: dict[tuple[int, str], Any] = table.ended_leases
+    return ended
+
+
+def never_expires() -> contextlib.AbstractContextManager[None]:
+    """Whatever becomes of a worker, its leases stay: nothing is redelivered."""
+    return _replaced(Workers, "lose_leases", lambda lose: lambda workers, worker_id, reason: [])
+
+
+def accepts_before_keeping() -> contextlib.AbstractContextManager[None]:
+    """Every 10th submit is accepted and then forgotten."""
+    count = 0
+
+    def make(submit: Any) -> Any:
+        def forgetting(clients: Any, link: Any, first: int, *rest: Any) -> Any:
+            nonlocal count
+            count += 1
+            effects = submit(clients, link, first, *rest)
+            if count % 10 == 0:
+                payloads = rest[2]
+                session = clients.find(link)
+                clients._ledger.ready.withdraw(session.session_id, set(range(first, first + len(payloads))))
+            return effects
+
+        return forgetting
+
+    return _replaced(Clients, "submit", make)
+
+
+def repeats_chunks() -> contextlib.AbstractContextManager[None]:
+    """A chunk that is delivered again begins with its first item."""
+
+    def make(grant: Any) -> Any:
+        def forgetful(workers: Any, worker: Any, tasks: list[Any]) -> Any:
+            done = tasks[0].done
+            tasks[0].done = 0
+            try:
+                return grant(workers, worker, tasks)
+            finally:
+                tasks[0].done = done
+
+        return forgetful
+
+    return _replaced(Workers, "_grant", make)
+
+
+BUILDS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
+    "drops every 20th outcome": drops_outcomes,
+    "no fencing": no_fencing,
+    "leases never expire": never_expires,
+    "accepts before it keeps": accepts_before_keeping,
+    "repeats chunks from their first item": repeats_chunks,
+}
