@@ -12,6 +12,7 @@ import signal
 import sys
 
 from multihost import QueueManager, SettingsError
+from multihost.errors import JournalError, JournalLocked
 from multihost.logs import configure_logging
 from multihost.settings import (
     DEFAULT_AUTHKEY_FILE,
@@ -47,6 +48,9 @@ def main() -> int:
     manager = QueueManager(address.pair, authkey, settings)
     try:
         server = manager.get_server()
+    except JournalError as error:
+        print(f"task_master: {error}", file=sys.stderr)
+        return ExitCode.JOURNAL_LOCKED if isinstance(error, JournalLocked) else ExitCode.JOURNAL
     except OSError as error:
         print(f"task_master: cannot listen on {address}: {error.strerror or error}", file=sys.stderr)
         return ExitCode.ADDRESS

@@ -57,6 +57,7 @@ class BrokerCore:
         self._channels = Channels(self._ledger, self._clients, self._workers, self._say, self._end_session)
         self._now = 0.0  # of the event that is being handled
         self._ticked: float | None = None
+        self._awaited_until: float | None = None  # after a restart: when those who are not back are given up
         self._handlers: dict[type, Callable[[Any, float], list[Effect]]] = {
             ClientCame: self._client_came,
             WorkerCame: self._worker_came,
@@ -116,6 +117,14 @@ class BrokerCore:
             self._ledger.records.clear()
         else:
             restore(self._ledger, name, *args)
+
+    def resume(self, now: float) -> None:
+        """All records are replayed: wait for the clients, and for the workers that had tasks."""
+        for session in self._ledger.sessions.values():
+            session.left_at = now
+        for queue in self._queues.values():
+            queue.take_back()
+        self._awaited_until = now + self._lease_timeout
 
     def _add_queue(self, name: str) -> None:
         def record(change: tuple[object, ...]) -> None:
@@ -185,12 +194,13 @@ class BrokerCore:
         return effects + self._clients.join(session, connection)
 
     def _worker_came(self, event: WorkerCame, now: float) -> list[Effect]:
-        connection, worker_id, name, slots, python, labels = event
+        connection, worker_id, name, slots, python, labels, holds = event
         effects: list[Effect] = []
         if (old := self._workers.known_as(worker_id)) is not None:
             effects += self._lose_worker(old, "it came back on another connection")
             effects.append(Close(old.connection, "its worker came back on another connection"))
-        self._workers.add(Worker(connection, worker_id, name, slots, python, labels, heard=now))
+        worker = Worker(connection, worker_id, name, slots, python, labels, heard=now)
+        effects += self._workers.add(worker, holds)
         fields: dict[str, object] = {"worker": name, "worker_id": worker_id, "slots": slots, "labels": sorted(labels)}
         effects.append(Note("info", f"worker joined: {name}, {slots} slots, Python {python}", fields))
         return [*effects, *self._tell_strength(), *self._workers.match()]
@@ -228,22 +238,34 @@ class BrokerCore:
         for worker in [w for w in self._workers.by_connection.values() if now - w.heard > self._lease_timeout]:
             effects += self._lose_worker(worker, f"no heartbeat for {self._lease_timeout:g} s")
             effects.append(Close(worker.connection, "its heartbeat fell silent"))
-        for session in [s for s in self._ledger.sessions.values() if s.link is None]:
+        for session in [s for s in self._ledger.sessions.values() if s.link is None and not s.nested]:
             if now - session.left_at > self._session_timeout:
                 text = f"session closed: its client stayed away for {self._session_timeout:g} s ({session.name})"
                 effects.append(Note("warning", text, {"session": session.session_id}))
                 effects += self._end_session(session)
+        if self._awaited_until is not None and now > self._awaited_until:
+            effects += self._give_up_awaited()
         for queue in self._queues.values():
             effects += queue.expire(now)
         if due := self._ledger.delayed.due(now + self._epoch + _ROUNDING):
             self._ledger.release(due)
         return effects + self._workers.match()
 
+    def _give_up_awaited(self) -> list[Effect]:
+        """Some workers are not back since the master's restart, or without a session that a task of theirs had."""
+        self._awaited_until = None
+        effects: list[Effect] = []
+        for session in [s for s in self._ledger.sessions.values() if s.nested and s.link is None]:
+            effects += self._end_session(session)
+        return effects + self._workers.give_up_absent("it did not come back after the master's restart")
+
     def _forgive_own_pause(self, now: float) -> list[Effect]:
         before, self._ticked = self._ticked, now
         if before is None or now - before <= _PAUSE_TICKS * TICK_SECONDS:
             return []
         unseen = now - before
+        if self._awaited_until is not None:
+            self._awaited_until += unseen
         for worker in self._workers.by_connection.values():
             worker.heard += unseen
         for session in self._ledger.sessions.values():

@@ -27,6 +27,7 @@ class WorkerCame(NamedTuple):
     slots: int
     python: str
     labels: frozenset[str] = frozenset()
+    holds: frozenset[int] = frozenset()  # the fencing tokens of what it still runs, if it had a connection before
 
 
 class Said(NamedTuple):

@@ -1,18 +1,25 @@
 """The master's shell: the one place where the wire's server and the broker's core meet.
 
 Whatever arrives in one turn of the event loop goes through the core, and what the core sends is gathered for each
-connection and written as one frame at the end of the turn. A journal would be committed there, before the writes.
+connection and written as one frame at the end of the turn. Before that the journal is committed: nobody learns of
+anything that a restart would not know.
+
+While the journal cannot be written, what would change anything waits: nothing of it is acknowledged. Signs of life and
+questions are answered, the shared queues can be read, and each tick tries again.
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import queue as standard_queue
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from multihost.broker import events
 from multihost.broker.core import TICK_SECONDS, BrokerCore
+from multihost.broker.journal import Journal, open_journal
 from multihost.broker.queues import Reply
-from multihost.errors import ProtocolError
+from multihost.errors import JournalError, JournalFull, ProtocolError
 from multihost.settings import Address, Settings
 from multihost.wire.messages import PROTOCOL_VERSION, Message
 from multihost.wire.peer import Peer
@@ -21,21 +28,49 @@ from multihost.wire.server import Limits, Server
 logger = logging.getLogger(__name__)
 
 QUEUES = ("get_task_queue", "get_result_queue")
+# What peers may ask and say while nothing can be written down.
+_HARMLESS = {"ping", "heartbeat", "ask"}
 
 
 def make_server(
     address: Address, authkey: bytes, settings: Settings | None = None, queues: Sequence[str] = QUEUES
 ) -> Server:
-    """A server that listens on ``address`` and answers for a new broker; call its ``serve_forever``."""
+    """A server that listens on ``address`` and answers for a broker; call its ``serve_forever``.
+
+    The broker knows what its journal knows, if the settings name one. Raises: JournalError; OSError.
+    """
     settings = settings or Settings()
     broker = BrokerCore(
         lease_timeout=settings.lease_timeout,
         session_timeout=settings.session_timeout,
         queues=list(queues),
         queue_size=settings.queue_size,
+        epoch=time.time() - time.monotonic(),
     )
-    service = Service(broker, settings.lease_timeout, settings.max_payload)
-    return Server(address, authkey, service, Limits(max_payload=settings.max_payload))
+    journal = open_journal(settings.journal, settings.journal_sync)
+    try:
+        _replay(journal, broker)
+        service = Service(broker, journal, settings.lease_timeout, settings.max_payload)
+        return Server(address, authkey, service, Limits(max_payload=settings.max_payload))
+    except BaseException:
+        journal.close()
+        raise
+
+
+def _replay(journal: Journal, broker: BrokerCore) -> None:
+    begun = time.monotonic()
+    rows = 0
+    for records in journal.replay():
+        rows += 1
+        for record in records:
+            broker.replay(*record)  # type: ignore[misc]
+    now = time.monotonic()
+    broker.resume(now)
+    if rows:
+        known = broker.statistics()
+        text = "read the journal: %d sessions, %d tasks queued, %d leased, in %.1f s"
+        fields = {"event": "journal_read", "rows": rows}
+        logger.info(text, known["sessions"], known["queued"], known["leased"], now - begun, extra=fields)
 
 
 @dataclass(slots=True)
@@ -44,17 +79,25 @@ class _Link:
 
     peer: Peer
     outbox: list[Message]
+    close_for: tuple[str, int] | None = None  # it is to be closed at the end of this turn: why, and how to log that
 
 
 class Service:
     """The handler of ``wire.server``: feeds events to the core and performs its effects."""
 
-    def __init__(self, broker: BrokerCore, lease_timeout: float, max_payload: int) -> None:
+    def __init__(self, broker: BrokerCore, journal: Journal, lease_timeout: float, max_payload: int) -> None:
         self._core = broker
+        self._journal = journal
+        self._compaction: Iterator[None] = iter(())
+        self._full: JournalFull | None = None  # why the journal cannot be written
+        self._held: list[events.Event] = []  # what is to be handled when it can be written again
         self._lease_timeout = lease_timeout
         self._max_payload = max_payload
         self._links: dict[int, _Link] = {}
         self._dirty: dict[int, _Link] = {}  # links with something in their outbox, to be flushed
+        self._replies: list[Reply] = []  # to callers of shared queues, to be flushed
+        self._flushing = False  # whether that is due at the end of this turn
+        self._ended = False
         self._server: Server
         self._loop: asyncio.AbstractEventLoop
         self._alarm: asyncio.TimerHandle | None = None
@@ -65,14 +108,31 @@ class Service:
         self._server, self._loop = server, asyncio.get_running_loop()
         self._tick()
 
+    def stopped(self) -> None:
+        self._flush()
+        self._ended = True  # that connections end from here on is our doing; their leases wait for the next start
+        try:
+            self._journal.close()
+        except JournalFull as error:
+            logger.error("%s", error, extra={"event": "journal_full"})
+
     def queue_methods(self, name: str) -> tuple[str, ...] | None:
         return self._core.exposed(name)
 
     def called(self, peer: int, queue: str, method: str, args: tuple[object, ...], kwds: dict[str, object]) -> None:
-        self._handle(events.Called(peer, queue, method, args, kwds))
+        call = events.Called(peer, queue, method, args, kwds)
+        if self._full is None:
+            self._handle(call)
+        elif method.startswith("put"):
+            self._server.peers[peer].reply("#ERROR", standard_queue.Full(str(self._full)))
+        else:
+            self._read(call)
         self._set_alarm()
 
     def hello(self, peer: Peer, role: str, info: dict[str, object]) -> object:
+        self._commit()  # the answer tells what is known
+        if self._full is not None:
+            raise self._full
         self._links[peer.number] = _Link(peer, [])
         answer: dict[str, object] = {"lease_timeout": self._lease_timeout, "max_payload": self._max_payload}
         match role, info:
@@ -109,11 +169,16 @@ class Service:
         return answer
 
     def said(self, peer: int, batch: list[Message]) -> None:
-        self._handle(events.Said(peer, batch))
+        if (link := self._links.get(peer)) is None or link.close_for is not None:
+            return
+        if self._full is not None:
+            batch = self._answer_at_once(link, batch)
+        if batch:
+            self._handle_or_hold(events.Said(peer, batch))
         self._set_alarm()
 
     def heard(self, peer: int) -> None:
-        self._handle(events.Heard(peer))
+        self._core.handle(events.Heard(peer), self._loop.time())
 
     def writable(self, peer: int) -> None:
         if (link := self._links.get(peer)) is not None and link.outbox:
@@ -122,25 +187,30 @@ class Service:
     def closed(self, peer: int, delivered: bool) -> None:
         self._links.pop(peer, None)
         self._dirty.pop(peer, None)
-        self._handle(events.Gone(peer, delivered))
+        if not self._ended:
+            self._handle_or_hold(events.Gone(peer, delivered))
 
     # --- events and effects ------------------------------------------------------------------------------------
 
     def _handle(self, event: events.Event) -> None:
         for effect in self._core.handle(event, self._loop.time()):
-            match effect:
-                case events.Send((connection, channel), message):
-                    self._send(connection, ("relay", channel, [message]))
-                case events.Send(int(connection), message):
-                    self._send(connection, message)
-                case Reply(connection, kind, value):
-                    if (peer := self._server.peers.get(connection)) is not None:
-                        peer.reply(kind, value)
-                case events.Close(int(connection), reason, broke_rules):
-                    self._close(connection, reason, logging.WARNING if broke_rules else logging.DEBUG)
-                case events.Note(level, text, fields):
-                    logger.log(logging.getLevelNamesMapping()[level.upper()], text, extra=fields)
-        self._core.take_records()  # nothing keeps them yet
+            self._perform(effect)
+        self._flush_soon()
+
+    def _perform(self, effect: events.Effect) -> None:
+        match effect:
+            case events.Send((connection, channel), message):
+                self._send(connection, ("relay", channel, [message]))
+            case events.Send(int(connection), message):
+                self._send(connection, message)
+            case Reply(_, "#ERROR", _) if self._full is not None:
+                self._reply(effect)  # it tells of nothing that could be forgotten
+            case Reply():
+                self._replies.append(effect)
+            case events.Close(int(connection), reason, broke_rules):
+                self._close(connection, reason, logging.WARNING if broke_rules else logging.DEBUG)
+            case events.Note(level, text, fields):
+                logger.log(logging.getLevelNamesMapping()[level.upper()], text, extra=fields)
 
     def _send(self, connection: int, message: Message) -> None:
         link = self._links.get(connection)
@@ -150,26 +220,111 @@ class Service:
         self._mark(link)
 
     def _mark(self, link: _Link) -> None:
-        if not self._dirty:
-            self._loop.call_soon(self._flush)
         self._dirty[link.peer.number] = link
-
-    def _flush(self) -> None:
-        dirty, self._dirty = self._dirty, {}
-        for link in dirty.values():
-            # A peer that does not read keeps its messages here, as references, rather than encoded in a buffer.
-            if link.outbox and link.peer.writable:
-                batch, link.outbox = link.outbox, []
-                link.peer.send(batch)
+        self._flush_soon()
 
     def _close(self, connection: int, reason: str, level: int) -> None:
         if (peer := self._server.peers.get(connection)) is not None:
-            fields = {"event": "connection_closed", "peer": peer.address}
-            logger.log(level, "closed the connection of %s: %s", peer.address, reason, extra=fields)
-            if (link := self._links.get(connection)) is not None and link.outbox:
-                peer.send(link.outbox)  # its last words, such as why
-                link.outbox = []
-            peer.close()
+            link = self._links.setdefault(connection, _Link(peer, []))
+            link.close_for = link.close_for or (reason, level)
+            self._mark(link)
+
+    # --- the end of a turn -------------------------------------------------------------------------------------
+
+    def _flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._ended:
+            return
+        self._commit()
+        if self._full is not None:
+            return
+        replies, self._replies = self._replies, []
+        for reply in replies:
+            self._reply(reply)
+        dirty, self._dirty = self._dirty, {}
+        for link in dirty.values():
+            # A peer that does not read keeps its messages here, as references, rather than encoded in a buffer.
+            if link.outbox and (link.peer.writable or link.close_for is not None):
+                batch, link.outbox = link.outbox, []
+                link.peer.send(batch)
+            if link.close_for is not None:
+                reason, level = link.close_for
+                fields = {"event": "connection_closed", "peer": link.peer.address}
+                logger.log(level, "closed the connection of %s: %s", link.peer.address, reason, extra=fields)
+                link.peer.close()
+        self._resume()
+
+    def _reply(self, reply: Reply) -> None:
+        if (peer := self._server.peers.get(reply.connection)) is not None:
+            peer.reply(reply.kind, reply.value)
+
+    # --- the journal -------------------------------------------------------------------------------------------
+
+    def _commit(self) -> None:
+        """Write down what has changed; afterwards ``_full`` says why that was not possible, or it was."""
+        self._journal.append(self._core.take_records())
+        try:
+            self._journal.commit()
+            if self._journal.wants_compaction:
+                self._compaction = self._journal.compact([record] for record in self._core.snapshot())
+                self._loop.call_soon(self._compact)
+        except JournalFull as error:
+            if self._full is None:
+                logger.error("%s", error, extra={"event": "journal_full"})
+            self._full = error
+            return
+        if self._full is not None:
+            self._full = None
+            logger.warning("the journal can be written again; work goes on", extra={"event": "journal_writable"})
+            self._flush_soon()
+
+    def _compact(self) -> None:
+        """Make a step of a compaction; the next one comes after a turn."""
+        try:
+            for _ in self._compaction:
+                self._loop.call_soon(self._compact)
+                return
+        except JournalError as error:
+            logger.error("the journal could not be compacted: %s", error, extra={"event": "compaction_failed"})
+
+    # --- while it cannot be written ----------------------------------------------------------------------------
+
+    def _handle_or_hold(self, event: events.Event) -> None:
+        if self._full is None and not self._held:
+            self._handle(event)
+        else:
+            self._held.append(event)
+
+    def _answer_at_once(self, link: _Link, batch: list[Message]) -> list[Message]:
+        """Answer what changes nothing; the rest."""
+        self._core.handle(events.Heard(link.peer.number), self._loop.time())
+        answers: list[Message] = [
+            ("statistics", self._core.statistics()) if name == "ask" else ("pong",)
+            for name, *_ in batch
+            if name in _HARMLESS
+        ]
+        if answers:
+            link.peer.send(answers)
+        return [message for message in batch if message[0] not in _HARMLESS]
+
+    def _read(self, call: events.Called) -> None:
+        """Answer a caller who takes something: that this is not written down can only mean that it is read twice."""
+        for effect in self._core.handle(call, self._loop.time()):
+            if isinstance(effect, Reply) and effect.connection == call.connection:
+                self._reply(effect)
+            else:
+                self._perform(effect)
+
+    def _resume(self) -> None:
+        """Handle what was held, in the order in which it came."""
+        held, self._held = self._held, []
+        for event in held:
+            self._handle(event)
 
     # --- time --------------------------------------------------------------------------------------------------
 

@@ -35,8 +35,16 @@ class Workers:
             raise ProtocolError("this connection's worker was given up")
         return worker
 
-    def add(self, worker: Worker) -> None:
+    def add(self, worker: Worker, holds: frozenset[int]) -> list[Effect]:
+        """A worker is here; of the master's time before a restart it may still hold the leases of these tokens."""
         self.by_connection[worker.connection] = self._by_id[worker.worker_id] = worker
+        leases = self._ledger.leases.of(worker.worker_id)
+        # What it was granted and does not hold has not reached it.
+        if missing := [token for token in leases if token not in holds]:
+            self._ledger.give_back(worker.worker_id, missing)
+        worker.families = {self._ledger.sessions[task.session].family for task in leases.values()}
+        ended = sorted(token for token in holds if token not in leases)
+        return [Send(worker.connection, ("stop", ended))] if ended else []
 
     def known_as(self, worker_id: str) -> Worker | None:
         return self._by_id.get(worker_id)
@@ -184,6 +192,14 @@ class Workers:
         effects: list[Effect] = []
         for token, task in reversed([*self._ledger.leases.of(worker_id).items()]):
             effects += self._lose(worker_id, token, task, reason)
+        return effects
+
+    def give_up_absent(self, reason: str) -> list[Effect]:
+        """Count as lost what workers hold that are not here."""
+        effects: list[Effect] = []
+        for worker_id in self._ledger.leases.holders():
+            if worker_id not in self._by_id:
+                effects += self.lose_leases(worker_id, f"its worker was lost: {reason}")
         return effects
 
     # --- the rules ---------------------------------------------------------------------------------------------

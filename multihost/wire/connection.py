@@ -128,6 +128,8 @@ class Connection:
         match answer:
             case ("#RETURN", dict(welcome)):
                 return welcome
+            case ("#LATER", str(reason)):
+                raise ConnectionError(reason)
             case _:
                 raise ProtocolError(f"the master refused this {role}: {str(answer)[:500]}")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from multiprocessing import AuthenticationError
 from typing import TYPE_CHECKING, Protocol
 
-from multihost.errors import ProtocolError
+from multihost.errors import JournalFull, ProtocolError
 from multihost.wire import messages, sockets
 from multihost.wire.frames import Buffer, FrameReader, frame
 from multihost.wire.handshake import FAILURE, MAX_HANDSHAKE_FRAME, ServerHandshake
@@ -27,6 +27,9 @@ class Handler(Protocol):
     def started(self, server: "Server") -> None:
         """The event loop runs; nothing has been accepted yet."""
 
+    def stopped(self) -> None:
+        """The event loop ends; the connections are closed next."""
+
     def queue_methods(self, name: str) -> tuple[str, ...] | None:
         """What a client may call on the shared queue ``name``; None when there is none."""
 
@@ -34,7 +37,10 @@ class Handler(Protocol):
         """A request to a shared queue; to be answered by ``Peer.reply``."""
 
     def hello(self, peer: "Peer", role: str, info: dict[str, object]) -> object:
-        """A peer of ours opens its link; what is returned is its answer, a ProtocolError its refusal."""
+        """A peer of ours opens its link; what is returned is its answer.
+
+        Raises: ProtocolError: it is refused. JournalFull: not now, it may try again.
+        """
 
     def said(self, peer: int, batch: list[messages.Message]) -> None:
         """A checked batch of messages."""
@@ -213,8 +219,8 @@ class Peer(asyncio.BufferedProtocol):
                 raise ProtocolError(f"a hello names one of the roles {', '.join(messages.ROLES)}")
         try:
             answer = self._handler.hello(self, role, info)
-        except ProtocolError as error:
-            self.reply("#ERROR", error)
+        except (ProtocolError, JournalFull) as error:
+            self.reply("#LATER" if isinstance(error, JournalFull) else "#ERROR", str(error))
             self.close()
             return
         self._role, self._receive = role, self._receive_batch

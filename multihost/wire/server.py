@@ -74,6 +74,7 @@ class Server:
             if not self._stop_asked:
                 await self._stopped.wait()
         finally:
+            self.handler.stopped()
             listener.close()
             for peer in [*self._doorway, *self.peers.values()]:
                 peer.close()
