@@ -131,7 +131,7 @@ class Service:
 
     def hello(self, peer: Peer, role: str, info: dict[str, object]) -> object:
         self._commit()  # the answer tells what is known
-        if self._full is not None:
+        if self._full is not None and role != "monitor":
             raise self._full
         self._links[peer.number] = _Link(peer, [])
         answer: dict[str, object] = {"lease_timeout": self._lease_timeout, "max_payload": self._max_payload}
