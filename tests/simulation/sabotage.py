@@ -9,7 +9,9 @@ from typing import Any
 from unittest import mock
 
 from multihost.broker.core import BrokerCore
+from multihost.broker.events import Close
 from multihost.broker.leases import LeaseTable
+from multihost.broker.members import Worker
 
 
 @contextlib.contextmanager
@@ -42,7 +44,7 @@ def drops_outcomes() -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def no_fencing() -> Iterator[None]:
-    """An outcome is accepted whatever its token, also when its lease has ended: it is recorded, and its client told."""
+    """An outcome is accepted whatever its token: also when its lease has ended, and of a worker that was given up."""
 
     def remembering(end: Any) -> Any:
         def ended(table: Any, token: int, worker: int) -> Any:
@@ -52,6 +54,23 @@ def no_fencing() -> Iterator[None]:
             return task
 
         return ended
+
+    def remembering_all(end_all: Any) -> Any:
+        def ended(table: Any, worker: int) -> Any:
+            _ended_leases(table).update({(token, who): task for who, token, task in table if who == worker})
+            return end_all(table, worker)
+
+        return ended
+
+    def open_still(tick: Any) -> Any:
+        """The connections of workers that fell silent."""
+        return lambda core, *args: [effect for effect in tick(core, *args) if not isinstance(effect, Close)]
+
+    def whoever(worker_of: Any) -> Any:
+        def found(core: Any, connection: int) -> Any:
+            return core._workers.get(connection) or Worker(connection, "", "a ghost", 0, "", frozenset(), 0.0)
+
+        return found
 
     def accepting(settle: Any) -> Any:
         def settled(core: Any, connection: int, outcomes: list[tuple[int, str, bytes]]) -> Any:
@@ -68,7 +87,12 @@ def no_fencing() -> Iterator[None]:
 
         return settled
 
-    with _replaced(LeaseTable, "end", remembering), _replaced(BrokerCore, "_settle", accepting):
+    with contextlib.ExitStack() as patches:
+        patches.enter_context(_replaced(LeaseTable, "end", remembering))
+        patches.enter_context(_replaced(LeaseTable, "end_all", remembering_all))
+        patches.enter_context(_replaced(BrokerCore, "_tick", open_still))
+        patches.enter_context(_replaced(BrokerCore, "_worker_of", whoever))
+        patches.enter_context(_replaced(BrokerCore, "_settle", accepting))
         yield
 
 

@@ -11,7 +11,7 @@ from tests.simulation.sabotage import BUILDS
 from tests.simulation.simulation import run
 
 ROOT = Path(__file__).resolve().parents[2]
-MOST_SEEDS = 200
+MOST_SEEDS = 500
 # What the checker must say of each build.
 INVARIANTS = {
     "drops every 20th outcome": "I1",
