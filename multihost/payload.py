@@ -126,6 +126,13 @@ class Outcomes:
         """So many items that all ended in the same exception."""
         return cls([None] * count, dict.fromkeys(range(count), error))
 
+    def behind(self, count: int) -> "Outcomes":
+        """Those of the items behind the first ``count``."""
+        if count <= 0:
+            return self
+        errors = {place - count: error for place, error in self.errors.items() if place >= count}
+        return Outcomes(self.values[count:], errors)
+
     def pairs(self) -> list[tuple[bool, Any]]:
         """(succeeded, value or exception) of each."""
         pairs = [(True, value) for value in self.values]

@@ -20,13 +20,18 @@ class Chunk:
         self._callback = callback
 
     def take(self, content: bytes, note: str) -> None:
-        """Part of the outcomes has come; one that came before, over a connection that broke, is passed over."""
+        """Part of the outcomes has come; items whose outcome came before, over another connection, are passed over.
+
+        A master that forgot the chunk has had all of it run again, and its parts then end at other items.
+        """
         start, seconds, outcomes = load_part(content)
-        if start < self._done or not outcomes:
+        outcomes = outcomes.behind(self._done - start)
+        if not outcomes:
             return
         for error in outcomes.errors.values():
             error.add_note(note)
-        self._done += len(outcomes)
+        start = max(start, self._done)
+        self._done = start + len(outcomes)
         self._callback(start, outcomes, seconds, len(content))
 
     def fail(self, error: BaseException) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import multiprocessing
 import threading
 import traceback
 import weakref
@@ -16,7 +15,7 @@ import pytest
 
 import multihost
 from tests.contract import tasks
-from tests.contract.conftest import Place
+from tests.contract.conftest import CONTEXT, STANDARD, Place
 from tests.integration.cluster import wait_until
 
 
@@ -82,10 +81,10 @@ def test_a_running_call_cannot_be_cancelled(executor: Any, place: Place) -> None
     assert not blocking[0].cancel()
 
 
-def test_shutdown_can_cancel_what_is_queued(executor: Any, place: Place) -> None:
-    blocking = block(executor, place)
-    queued = [executor.submit(tasks.square, n) for n in range(20)]
-    stopping = threading.Thread(target=executor.shutdown, kwargs={"cancel_futures": True})
+def test_shutdown_can_cancel_what_is_queued(own_executor: Any, place: Place) -> None:
+    blocking = block(own_executor, place)
+    queued = [own_executor.submit(tasks.square, n) for n in range(20)]
+    stopping = threading.Thread(target=own_executor.shutdown, kwargs={"cancel_futures": True})
     stopping.start()
     wait_until(queued[-1].cancelled, "the queued calls were cancelled")
     (place.test / "go").touch()
@@ -93,23 +92,23 @@ def test_shutdown_can_cancel_what_is_queued(executor: Any, place: Place) -> None
     assert [future.result(30) for future in blocking] == ["busy-0", "busy-1"]
 
 
-def test_shutdown_waits_for_what_was_submitted(executor: Any) -> None:
-    submitted = [executor.submit(tasks.square, n) for n in range(100)]
-    executor.shutdown()
+def test_shutdown_waits_for_what_was_submitted(own_executor: Any) -> None:
+    submitted = [own_executor.submit(tasks.square, n) for n in range(100)]
+    own_executor.shutdown()
     assert all(future.done() for future in submitted)
 
 
-def test_shutdown_without_waiting_lets_calls_finish(executor: Any, place: Place) -> None:
-    blocking = block(executor, place)
-    executor.shutdown(wait=False)
+def test_shutdown_without_waiting_lets_calls_finish(own_executor: Any, place: Place) -> None:
+    blocking = block(own_executor, place)
+    own_executor.shutdown(wait=False)
     (place.test / "go").touch()
     assert [future.result(30) for future in blocking] == ["busy-0", "busy-1"]
 
 
-def test_nothing_can_be_submitted_after_shutdown(executor: Any) -> None:
-    executor.shutdown()
+def test_nothing_can_be_submitted_after_shutdown(own_executor: Any) -> None:
+    own_executor.shutdown()
     with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
-        executor.submit(tasks.square, 1)
+        own_executor.submit(tasks.square, 1)
 
 
 def test_callbacks_get_the_future_and_one_that_raises_does_no_harm(
@@ -140,9 +139,9 @@ def test_asyncio_awaits_the_calls(executor: Any) -> None:
     assert asyncio.run(both()) == [0, 1, 4, 81]
 
 
-def test_a_call_whose_process_dies_fails_as_a_broken_pool_does(executor: Any) -> None:
+def test_a_call_whose_process_dies_fails_as_a_broken_pool_does(own_executor: Any) -> None:
     with pytest.raises(BrokenProcessPool):
-        executor.submit(tasks.kill_oneself).result(60)
+        own_executor.submit(tasks.kill_oneself).result(60)
 
 
 @pytest.mark.parametrize("chunksize", [1, 3])
@@ -154,18 +153,18 @@ def test_map_ends_with_the_first_exception(executor: Any, chunksize: int) -> Non
     assert list(results) == []
 
 
-def test_map_submits_all_calls_at_once(executor: Any, place: Place) -> None:
-    executor.map(tasks.leave_a_mark, [place.task] * 20, map(str, range(20)))  # nobody looks at the results
-    executor.shutdown()
+def test_map_submits_all_calls_at_once(own_executor: Any, place: Place) -> None:
+    own_executor.map(tasks.leave_a_mark, [place.task] * 20, map(str, range(20)))  # nobody looks at the results
+    own_executor.shutdown()
     assert len(list(place.test.glob("[0-9]*"))) == 20
 
 
-def test_a_map_that_is_closed_cancels_what_has_not_begun(executor: Any, place: Place) -> None:
-    results = executor.map(tasks.mark_and_go_on, [place.task] * 200, range(200))
+def test_a_map_that_is_closed_cancels_what_has_not_begun(own_executor: Any, place: Place) -> None:
+    results = own_executor.map(tasks.mark_and_go_on, [place.task] * 200, range(200))
     assert next(results) == 0
     results.close()
     (place.test / "go").touch()
-    executor.shutdown()
+    own_executor.shutdown()
     assert len(list(place.test.glob("mark-*"))) < 100
 
 
@@ -197,7 +196,7 @@ def test_a_result_is_collected_with_its_future(executor: Any) -> None:
 
 
 def test_keywords_of_any_name_reach_the_function(executor: Any) -> None:
-    assert executor.submit(tasks.keywords, 1, 2, x=3).result(30) == (1, 2, {"x": 3})
+    assert executor.submit(tasks.keywords, 1, 2, fn=3, self=4).result(30) == (1, 2, {"fn": 3, "self": 4})
     with pytest.raises(TypeError):
         executor.submit()
     with pytest.raises(TypeError):
@@ -280,9 +279,9 @@ def test_sys_exit_is_the_exception_of_its_call(executor: Any) -> None:
     assert caught.value.code == 3
 
 
-def test_a_process_that_ends_itself_breaks_the_call(executor: Any) -> None:
+def test_a_process_that_ends_itself_breaks_the_call(own_executor: Any) -> None:
     with pytest.raises(BrokenProcessPool):
-        executor.submit(tasks.exit_at_once, 1).result(60)
+        own_executor.submit(tasks.exit_at_once, 1).result(60)
 
 
 # --- map -------------------------------------------------------------------------------------------------------------
@@ -326,9 +325,8 @@ def test_an_initializer_that_raises_is_the_end_of_each_call(make_executor: Calla
         executor.submit(tasks.square, 1).result(60)
 
 
-def test_a_process_runs_no_more_calls_than_allowed(make_executor: Callable[..., Any], kind: str) -> None:
-    control = {"mp_context": multiprocessing.get_context("spawn")} if kind == "standard library" else {}
-    executor = make_executor(1, max_tasks_per_child=2, **control)
+def test_a_process_runs_no_more_calls_than_allowed(make_executor: Callable[..., Any]) -> None:
+    executor = make_executor(1, max_tasks_per_child=2)
     ran = Counter(executor.submit(tasks.process).result(60) for _ in range(6))
     assert max(ran.values()) == 2
 
@@ -350,7 +348,7 @@ def test_a_with_block_waits_for_its_calls(make_executor: Callable[..., Any]) -> 
 
 
 def test_a_dropped_executor_is_collected_and_its_calls_end(kind: str, where: dict[str, Any]) -> None:
-    made = futures.ProcessPoolExecutor(2) if kind == "standard library" else multihost.Executor(2, **where)
+    made = futures.ProcessPoolExecutor(2, CONTEXT) if kind == STANDARD else multihost.Executor(2, **where)
     future = made.submit(tasks.square, 6)
     gone = weakref.ref(made)
     del made

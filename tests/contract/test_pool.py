@@ -16,7 +16,7 @@ import pytest
 
 import multihost
 from tests.contract import tasks
-from tests.contract.conftest import Place
+from tests.contract.conftest import CONTEXT, STANDARD, Place
 from tests.integration.cluster import wait_until
 
 
@@ -216,10 +216,10 @@ def test_next_times_out_and_the_result_can_be_had_later(pool: Any, place: Place)
     assert iter(results) is results
 
 
-def test_imap_is_lazy_enough_for_endless_input_with_ours(pool: Any, is_ours: bool) -> None:
+def test_imap_is_lazy_enough_for_endless_input_with_ours(own_pool: Any, is_ours: bool) -> None:
     """The standard library's reads on and on, until memory ends."""
     if is_ours:
-        results = pool.imap(tasks.square, itertools.count())
+        results = own_pool.imap(tasks.square, itertools.count())
         assert [next(results) for _ in range(3000)] == [x * x for x in range(3000)]
 
 
@@ -307,7 +307,7 @@ def test_a_pool_cannot_be_pickled(pool: Any) -> None:
 
 
 def test_a_running_pool_that_is_dropped_is_a_resource_warning(kind: str, where: dict[str, Any]) -> None:
-    made = multiprocessing.Pool(1) if kind == "standard library" else multihost.Pool(1, **where)
+    made = CONTEXT.Pool(1) if kind == STANDARD else multihost.Pool(1, **where)
     assert made.apply(tasks.square, (3,)) == 9
     gone = weakref.ref(made)
     with pytest.warns(ResourceWarning, match="unclosed running"):  # noqa: PT031

@@ -107,8 +107,11 @@ class Child(Process):
         self._nested: _Nested | None = None
         self._channels = 0
         self._lending = False
-        self._retiring = False
         self._last = 0.0  # when what was written last arrives at the worker
+
+    @property
+    def busy(self) -> bool:
+        return self._task is not None or bool(self._backlog)
 
     # --- what the worker does ----------------------------------------------------------------------------------
 
@@ -145,8 +148,7 @@ class Child(Process):
                 self._nested.received(batch)
 
     def retire(self) -> None:
-        self._retiring = True
-        if self._task is None:
+        if not self._world.likely(0.1):  # otherwise it hangs at its exit
             self.die("its process ended with exit status 0 and without an outcome")
 
     def die(self, reason: str) -> None:
@@ -236,6 +238,8 @@ class Child(Process):
         number = ledger.start(call.name, (self.worker.life, task.token), self.worker.host.name, self._world.now)
         self._world.note(self.name, "runs", call.name, number)
         self._turn += 1
+        if self._world.likely(0.1):
+            self.report(events.Printed(self.number, [(task.token, "a line\n")]))
         deed = call.deed(self._runs - 1)
         if deed.kind == "nest":
             self._open(number, task, deed)

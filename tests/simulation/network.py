@@ -32,6 +32,7 @@ class End:
     def __init__(self, host: Host, process: Process, owner: Owner) -> None:
         self.host, self.process, self.owner = host, process, owner
         self.open = True
+        self.broken = False  # what is said here goes nowhere, although nobody has noticed yet
         self.under_way: deque[bytes | None] = deque()  # on its way to here
         self.last = 0.0  # when the last of it arrives
         self.stuck = 0  # how much of it has met a partition
@@ -86,6 +87,7 @@ class Network:
         """Break a connection: each end hears of it on its own, or one of them only when its kernel asks."""
         late = None if quickly else self._world.chance.choice((end, end.peer))
         for side in (end, end.peer):
+            side.broken = True
             self._lose_suffix(side)
             patience = self._world.chance.uniform(*KEEPALIVE_SECONDS) if side is late else 0.05
             self._world.at(max(self._world.soon(patience), side.last), side.host.kernel, self._notice, side)
@@ -109,6 +111,9 @@ class Network:
     # --- inside ------------------------------------------------------------------------------------------------
 
     def _put(self, end: End, data: bytes | None) -> None:
+        """Send something to this end."""
+        if end.broken:
+            return
         end.under_way.append(data)
         end.last = max(end.last, self._world.now + self._latency(end))
         self._world.at(end.last, end.host.kernel, self._arrive, end)

@@ -9,8 +9,10 @@ from typing import Any
 from unittest import mock
 
 from multihost.broker.clients import Clients
+from multihost.broker.core import BrokerCore
+from multihost.broker.events import Close
 from multihost.broker.leases import LeaseTable
-from multihost.broker.members import Row
+from multihost.broker.members import Row, Worker
 from multihost.broker.workers import Workers
 from multihost.wire.messages import PART
 
@@ -46,24 +48,34 @@ def drops_outcomes() -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def no_fencing() -> Iterator[None]:
-    """An outcome is accepted whatever its token, also when its lease has ended: it is recorded, and its client told."""
+    """An outcome is accepted whatever its token: also when its lease has ended, and of a worker that was given up."""
 
     def remembering(end: Any) -> Any:
         def ended(table: Any, token: int, worker: str) -> Any:
             task = end(table, token, worker)
             if task is not None:
-                _ended_leases(table)[token, worker] = task
+                _ended_leases(table)[token] = task
             return task
 
         return ended
 
+    def open_still(tick: Any) -> Any:
+        """The connections of workers that fell silent."""
+        return lambda core, *args: [effect for effect in tick(core, *args) if not isinstance(effect, Close)]
+
+    def whoever(find: Any) -> Any:
+        def found(workers: Any, connection: int) -> Any:
+            ghost = Worker(connection, "", "a ghost", 0, "", frozenset(), 0.0)
+            return workers.by_connection.get(connection) or ghost
+
+        return found
+
     def accepting(settle: Any) -> Any:
         def settled(workers: Any, connection: int, outcomes: list[tuple[int, str, bytes]], now: float) -> Any:
-            ledger, name = workers._ledger, workers.find(connection).worker_id
+            ledger = workers._ledger
             old = _ended_leases(ledger.leases)
-            stale = [(old[row[0], name], row) for row in outcomes if (row[0], name) in old]
-            fresh = [row for row in outcomes if (row[0], name) not in old]
-            effects = settle(workers, connection, fresh, now)
+            stale = [(old[row[0]], row) for row in outcomes if row[0] in old]
+            effects = settle(workers, connection, [row for row in outcomes if row[0] not in old], now)
             for task, (_, kind, content) in stale:
                 session = ledger.sessions.get(task.session)
                 if session is not None and kind != "lost":
@@ -74,14 +86,19 @@ def no_fencing() -> Iterator[None]:
 
         return settled
 
-    with _replaced(LeaseTable, "end", remembering), _replaced(Workers, "settle", accepting):
+    with contextlib.ExitStack() as patches:
+        patches.enter_context(_replaced(LeaseTable, "end", remembering))
+        patches.enter_context(_replaced(BrokerCore, "_tick", open_still))
+        patches.enter_context(_replaced(Workers, "find", whoever))
+        patches.enter_context(_replaced(Workers, "settle", accepting))
         yield
 
 
-def _ended_leases(table: Any) -> dict[tuple[int, str], Any]:
+def _ended_leases(table: Any) -> dict[int, Any]:
+    """Those that were in force once, by token."""
     if not hasattr(table, "ended_leases"):
         table.ended_leases = {}
-    ended: dict[tuple[int, str], Any] = table.ended_leases
+    ended: dict[int, Any] = table.ended_leases
     return ended
 
 

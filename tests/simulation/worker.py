@@ -145,7 +145,7 @@ class Worker:
         self._delays = backoff(self.world.chance)
         patience = self._patience.after(lasted=self.world.now - self._attached)
         self._handle(events.Disconnected())
-        assert not self._children, "what runs would run a second time elsewhere"
+        assert not any(child.busy for child in self.children), "what runs would run a second time elsewhere"
         if self.process.alive:
             self.world.after(patience, self.process, self._dial)
 

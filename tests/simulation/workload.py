@@ -46,7 +46,7 @@ class Workload:
     def __init__(self, chance: random.Random, seconds: float, calm: bool) -> None:
         self._chance = chance
         self._seconds = seconds
-        self.features = {feature for feature in FEATURES if chance.random() < 0.4}
+        self.features = {feature for feature in FEATURES if chance.random() < 0.5}
         if calm:
             self.features.discard("deaths")
         self.programs = [self._program(number) for number in range(1, chance.choice((1, 1, 2, 3)) + 1)]
@@ -121,7 +121,7 @@ class Workload:
         plans = []
         for number in range(chance.choice((1, 2, 4))):
             inner = f"{name}/{number}"
-            deed = Deed("return", self._moment())
+            deed = Deed("return", chance.choice((1e-4, 0.02, 3.0)) * chance.random())
             if depth > 1 and chance.random() < 0.7:
                 deed = Deed("nest", nested=self._nested(inner, depth - 1))
             plans.append(Plan(inner, chance.randrange(4), (Call(inner, (deed,)),)))
