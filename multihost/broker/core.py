@@ -200,7 +200,7 @@ class BrokerCore:
             effects += self._lose_worker(old, "it came back on another connection")
             effects.append(Close(old.connection, "its worker came back on another connection"))
         worker = Worker(connection, worker_id, name, slots, python, labels, heard=now)
-        effects += self._workers.add(worker, holds)
+        effects += self._workers.add(worker, holds or frozenset())
         fields: dict[str, object] = {"worker": name, "worker_id": worker_id, "slots": slots, "labels": sorted(labels)}
         effects.append(Note("info", f"worker joined: {name}, {slots} slots, Python {python}", fields))
         return [*effects, *self._tell_strength(), *self._workers.match()]

@@ -27,7 +27,7 @@ class WorkerCame(NamedTuple):
     slots: int
     python: str
     labels: frozenset[str] = frozenset()
-    holds: frozenset[int] = frozenset()  # the fencing tokens of what it still runs, if it had a connection before
+    holds: frozenset[int] | None = None  # the fencing tokens of what it has of another connection; None: it cannot say
 
 
 class Said(NamedTuple):

@@ -36,13 +36,20 @@ class Channels:
                 pass
             case _:
                 return [Send(link, ("refused", "this is not how a task's session introduces itself"))]
-        parent = self._ledger.sessions.get(family)
-        if parent is None or family not in worker.families or session_id in self._ledger.sessions:
+        parent, session = self._ledger.sessions.get(family), self._ledger.sessions.get(session_id)
+        # After a restart of the master, a task opens its session again.
+        known = session is not None
+        if session is not None:
+            allowed = session.link is None and (session.worker, session.family) == (worker.worker_id, family)
+        else:
+            allowed = parent is not None and family in worker.families
+        if not allowed or parent is None:
             return [Send(link, ("refused", "the program whose task this is has ended its session"))]
-        session = self._ledger.begin(session_id, name, limit, parent.lifetime, family, max(1, depth), worker.worker_id)
-        self._clients.join(session, link)
-        answer = {"known": False, "accepted": session.next_sequence, **self._workers.strength()}
-        return [Send(connection, ("relay_open", channel, answer))]
+        if session is None:
+            depth = max(1, depth)
+            session = self._ledger.begin(session_id, name, limit, parent.lifetime, family, depth, worker.worker_id)
+        answer = {"known": known, "accepted": session.next_sequence, **self._workers.strength()}
+        return [Send(connection, ("relay_open", channel, answer)), *self._clients.join(session, link)]
 
     def relay(self, connection: int, channel: int, batch: list[Message]) -> list[Effect]:
         """What a task's session says. If that breaks the rules, it is the task's doing, and its worker serves on."""

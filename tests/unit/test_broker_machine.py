@@ -56,6 +56,7 @@ class Client:
     link: Link | None
     family: str = ""  # the program's session; empty: this is one
     depth: int = 0
+    opener: str = ""  # the worker that runs the task that opened it
     next: int = 0
     submitted: set[int] = field(default_factory=set)
     outcomes: dict[int, tuple[str, bytes]] = field(default_factory=dict)
@@ -118,6 +119,7 @@ class Cluster(RuleBasedStateMachine):
         self.broker = Broker()
         self.clients: list[Client] = []
         self.workers: dict[int, Worker] = {}
+        self.away: list[Worker] = []  # those that have not come back since the master's restart
         self.tokens: set[int] = set()  # every one ever granted
         self.tasks: dict[TaskName, Task] = {}
         self.sessions = self.ids = self.channels = 0
@@ -135,16 +137,30 @@ class Cluster(RuleBasedStateMachine):
         # A session may have ended while its client was away, or with the one whose task opened it.
         self.clients = [client for client in self.clients if self.broker.core.knows(client.session)]
         for client in self.clients:
-            assert not client.nested or client.link[0] in self.workers  # type: ignore[index]
+            assert not client.nested or client.link is None or client.link[0] in self.workers  # type: ignore[index]
             if client.link is not None:
                 self.hear(client, self.broker.take(client.link))
         known = {client.session for client in self.clients}
         assert {client.family for client in self.clients if client.nested} <= known
         for worker in self.workers.values():
             assert {lease.task[0] for lease in worker.held.values()} <= known, "a task of a session that has ended runs"
-        leased = Counter(lease.task for worker in self.workers.values() for lease in worker.held.values())
+        self.forget_the_absent(known)
+        holders = [*self.workers.values(), *self.away]
+        leased = Counter(lease.task for worker in holders for lease in worker.held.values())
         assert all(count == 1 for count in leased.values()), "a task is held twice"
         assert self.broker.count("leased") == len(leased)
+
+    def forget_the_absent(self, known: set[str]) -> None:
+        """Workers that are not back hold nothing of what has ended meanwhile; in the end they are given up."""
+        ended = {(client.session, sequence) for client in self.clients for sequence in client.outcomes}
+        for worker in self.away:
+            leases = worker.held.items()
+            worker.held = {token: h for token, h in leases if h.task not in ended and h.task[0] in known}
+        if self.broker.core._awaited_until is None:
+            for worker in self.away:
+                for lease in worker.held.values():
+                    self.tasks[lease.task].lose()
+            self.away = []
 
     def read(self, connection: int, worker: Worker) -> None:
         for name, *fields in self.broker.take(connection):
@@ -257,15 +273,19 @@ class Cluster(RuleBasedStateMachine):
         if old is not None:
             assert old in self.broker.closed
             self.broker.leave(old)  # type: ignore[arg-type]
+        self.is_told_again(client, self.broker.take(client.link))
+        self.listen()
+
+    def is_told_again(self, client: Client, messages: list[Message]) -> None:
+        """All that it has not acknowledged."""
         before, client.parts = client.parts, defaultdict(list)
         known, client.outcomes = client.outcomes, {}
-        self.hear(client, self.broker.take(client.link))
+        self.hear(client, messages)
         assert all(client.outcomes[sequence] == known[sequence] for sequence in set(known) - client.acknowledged)
         client.outcomes = known | client.outcomes
         for sequence, parts in before.items():
             if sequence not in client.acknowledged:
                 assert client.parts[sequence][: len(parts)] == parts
-        self.listen()
 
     @precondition(lambda self: self.clients)
     @rule(
@@ -319,7 +339,8 @@ class Cluster(RuleBasedStateMachine):
     def cancel(self, which: int, some: set[int], running: bool) -> None:
         if client := self.talking(which):
             assert client.link is not None
-            held = {lease.task for worker in self.workers.values() for lease in worker.held.values()}
+            holders = [*self.workers.values(), *self.away]
+            held = {lease.task for worker in holders for lease in worker.held.values()}
             self.say(client, ("cancel", sorted(some), running))
             said = self.broker.inbox[client.link]
             late = {sequence for name, *fields in said if name == "too_late" for sequence in fields[0]}  # type: ignore[attr-defined]
@@ -351,23 +372,24 @@ class Cluster(RuleBasedStateMachine):
         nested = self.broker.open(connection, self.channels, lease.family, lease.depth + 1, limit)
         ((name, channel, answer),) = self.broker.take(connection)
         assert (name, channel, answer["accepted"]) == ("relay_open", self.channels, 0)  # type: ignore[index]
-        self.clients.append(Client(nested.session, nested.link, lease.family, lease.depth + 1))
+        opener = self.workers[connection].worker_id
+        self.clients.append(Client(nested.session, nested.link, lease.family, lease.depth + 1, opener))
         self.listen()
 
-    @precondition(lambda self: any(client.nested for client in self.clients))
+    @precondition(lambda self: any(client.nested and client.link is not None for client in self.clients))
     @rule(which=PICK)
     def task_ends_with_its_session_open(self, which: int) -> None:
-        client: Client = pick(which, [client for client in self.clients if client.nested])
+        client: Client = pick(which, [c for c in self.clients if c.nested and c.link is not None])
         connection, channel = client.link  # type: ignore[misc]
         self.broker.say(connection, ("relay_close", channel))
         assert not self.broker.core.knows(client.session)
         self.listen()
 
-    @precondition(lambda self: any(client.nested for client in self.clients))
+    @precondition(lambda self: any(client.nested and client.link is not None for client in self.clients))
     @rule(which=PICK)
     def task_breaks_the_rules(self, which: int) -> None:
         """That ends its session; its worker serves on."""
-        client: Client = pick(which, [client for client in self.clients if client.nested])
+        client: Client = pick(which, [c for c in self.clients if c.nested and c.link is not None])
         assert client.link is not None
         self.say(client, ("submit", -1, SQUARE.id, {}, [b""]))
         assert self.broker.take(client.link)[-1][0] == "refused"
@@ -517,6 +539,50 @@ class Cluster(RuleBasedStateMachine):
         assert set(self.broker.closed) == closed
         self.listen()
 
+    # --- restarts of the master --------------------------------------------------------------------------------
+
+    @rule()
+    def master_restarts(self) -> None:
+        self.broker.restart()
+        self.away += self.workers.values()
+        self.workers = {}
+        for client in self.clients:
+            client.link = None
+        self.snapshot = None  # a compaction that was under way is not
+        self.listen()
+
+    @precondition(lambda self: self.away)
+    @rule(which=PICK, unheard=PICK)
+    def worker_comes_back(self, which: int, unheard: int) -> None:
+        """Of what it was granted last, one task may not have reached it; and it may hold what has ended meanwhile."""
+        worker = self.away.pop(which % len(self.away))
+        if unheard % 3 == 0 and worker.held:
+            del worker.held[max(worker.held)]
+        ended = sorted(self.tokens - {token for one in (worker, *self.away) for token in one.held})[:2]
+        connection = self.broker.worker(worker.worker_id, labels=worker.labels, holds=[*worker.held, *ended])
+        self.workers[connection] = Worker(worker.worker_id, worker.labels, worker.held)
+        if stopped := self.broker.inbox[connection][:1]:
+            assert stopped == [("stop", ended)]
+            self.broker.inbox[connection].pop(0)
+        self.listen()
+
+    @precondition(lambda self: any(client.nested and client.link is None for client in self.clients))
+    @rule(which=PICK)
+    def task_opens_its_session_again(self, which: int) -> None:
+        client: Client = pick(which, [c for c in self.clients if c.nested and c.link is None])
+        back = [connection for connection, worker in self.workers.items() if worker.worker_id == client.opener]
+        if back:
+            self.channels += 1
+            client.link = back[0], self.channels
+            self.broker.sessions[client.link] = client.session
+            info = {"session": client.session, "limit": None, "name": "a task", "depth": client.depth}
+            self.broker.say(back[0], ("relay_open", self.channels, client.family, info))
+            ((name, channel, answer),) = self.broker.take(back[0])
+            assert (name, channel, answer["known"]) == ("relay_open", self.channels, True)  # type: ignore[index]
+            assert answer["accepted"] == client.next  # type: ignore[index]
+            self.is_told_again(client, self.broker.take(client.link))
+            self.listen()
+
     # --- the journal -------------------------------------------------------------------------------------------
 
     @rule()
@@ -542,6 +608,8 @@ class Cluster(RuleBasedStateMachine):
         for connection in [*self.workers]:
             self.broker.handle(Heard(connection))
         self.register("the last", 1_000_000, frozenset({"gpu"}))
+        while self.away:
+            self.time_passes(2.0, 7)
         while self.broker.count("queued") or self.broker.count("leased"):
             while any(worker.held for worker in self.workers.values()):
                 self.settle(0, 1000, "result")
