@@ -194,13 +194,14 @@ class BrokerCore:
         return effects + self._clients.join(session, connection)
 
     def _worker_came(self, event: WorkerCame, now: float) -> list[Effect]:
-        connection, worker_id, name, slots, python, labels, holds = event
+        connection, worker_id, name, slots, python, labels, holds, families = event
         effects: list[Effect] = []
         if (old := self._workers.known_as(worker_id)) is not None:
             effects += self._lose_worker(old, "it came back on another connection")
             effects.append(Close(old.connection, "its worker came back on another connection"))
-        worker = Worker(connection, worker_id, name, slots, python, labels, heard=now)
-        effects += self._workers.add(worker, holds or frozenset())
+        worker = Worker(connection, worker_id, name, slots, python, labels, heard=now, keeps=holds is not None)
+        effects += self._workers.add(worker, holds)
+        effects += [Send(connection, ("forget", family, [])) for family in sorted(families) if not self.knows(family)]
         fields: dict[str, object] = {"worker": name, "worker_id": worker_id, "slots": slots, "labels": sorted(labels)}
         effects.append(Note("info", f"worker joined: {name}, {slots} slots, Python {python}", fields))
         return [*effects, *self._tell_strength(), *self._workers.match()]
@@ -279,10 +280,13 @@ class BrokerCore:
         connection = event.connection
         if (worker := self._workers.by_connection.get(connection)) is not None:
             worker.heard = now
+        said = 0 if worker is None else worker.said
         effects: list[Effect] = []
         try:
             for message in event.batch:
                 effects += self._say(connection, message)
+            if worker is not None and worker.keeps and worker.said > said:
+                effects.append(Send(connection, ("recorded", worker.said)))
         except ProtocolError as error:
             effects += [Send(connection, ("refused", str(error))), Close(connection, str(error), broke_rules=True)]
             if (worker := self._workers.by_connection.get(connection)) is not None:

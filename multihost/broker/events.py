@@ -27,7 +27,9 @@ class WorkerCame(NamedTuple):
     slots: int
     python: str
     labels: frozenset[str] = frozenset()
-    holds: frozenset[int] | None = None  # the fencing tokens of what it has of another connection; None: it cannot say
+    # The fencing tokens of what it has from an earlier connection; None: it keeps nothing over a connection's end.
+    holds: frozenset[int] | None = None
+    families: frozenset[str] = frozenset()  # the programs for which it has processes
 
 
 class Said(NamedTuple):

@@ -52,3 +52,5 @@ class Worker:
     known: set[str] = field(default_factory=set)  # ids of the blobs it has
     families: set[str] = field(default_factory=set)  # whose tasks it was granted; only these may open sessions there
     settled: int = 0
+    keeps: bool = False  # whether it keeps what it said of tasks until it is told that this was recorded
+    said: int = 0  # how often it has said what became of tasks

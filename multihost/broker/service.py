@@ -14,6 +14,7 @@ import queue as standard_queue
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from multihost.broker import events
 from multihost.broker.core import TICK_SECONDS, BrokerCore
@@ -27,6 +28,7 @@ from multihost.wire.server import Limits, Server
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 QUEUES = ("get_task_queue", "get_result_queue")
 # What peers may ask and say while nothing can be written down.
 _HARMLESS = {"ping", "heartbeat", "ask"}
@@ -71,6 +73,14 @@ def _replay(journal: Journal, broker: BrokerCore) -> None:
         text = "read the journal: %d sessions, %d tasks queued, %d leased, in %.1f s"
         fields = {"event": "journal_read", "rows": rows}
         logger.info(text, known["sessions"], known["queued"], known["leased"], now - begun, extra=fields)
+
+
+def _set_of(kind: type[T], info: dict[str, object], name: str) -> frozenset[T]:
+    """What a worker says of itself under that name; empty, if nothing."""
+    some = info.get(name, ())
+    if not isinstance(some, tuple) or not all(type(one) is kind for one in some):
+        raise ProtocolError(f"a worker's {name} are a tuple of {kind.__name__}")
+    return frozenset(some)
 
 
 @dataclass(slots=True)
@@ -158,10 +168,9 @@ class Service:
                 "python": str(minor),
                 "version": _,
             }:
-                labels = info.get("labels", ())
-                if not isinstance(labels, tuple) or not all(isinstance(label, str) for label in labels):
-                    raise ProtocolError("a worker's labels are a tuple of str")
-                self._handle(events.WorkerCame(peer.number, id_, name, n, minor, frozenset(labels)))
+                labels, families = _set_of(str, info, "labels"), _set_of(str, info, "families")
+                holds = _set_of(int, info, "holds") if "holds" in info else None
+                self._handle(events.WorkerCame(peer.number, id_, name, n, minor, labels, holds, families))
             case "monitor", {"version": _}:
                 pass
             case _:

@@ -35,9 +35,11 @@ class Workers:
             raise ProtocolError("this connection's worker was given up")
         return worker
 
-    def add(self, worker: Worker, holds: frozenset[int]) -> list[Effect]:
-        """A worker is here; of the master's time before a restart it may still hold the leases of these tokens."""
+    def add(self, worker: Worker, holds: frozenset[int] | None) -> list[Effect]:
+        """A worker is here; of the leases that it had before a restart of the master, it says which it still holds."""
         self.by_connection[worker.connection] = self._by_id[worker.worker_id] = worker
+        if holds is None:
+            return self.lose_leases(worker.worker_id, f"worker {worker.name} has not kept it over the master's restart")
         leases = self._ledger.leases.of(worker.worker_id)
         # What it was granted and does not hold has not reached it.
         if missing := [token for token in leases if token not in holds]:
@@ -72,6 +74,7 @@ class Workers:
     def settle(self, connection: int, outcomes: list[tuple[int, str, bytes]], now: float) -> list[Effect]:
         """``now`` is wall-clock time, in which the next try of a task is due."""
         worker = self.find(connection)
+        worker.said += 1
         if not {kind for _, kind, _ in outcomes}.issubset(OUTCOME_KINDS):
             raise ProtocolError(f"a task ends with one of {', '.join(OUTCOME_KINDS)}")
         first = {row[0]: row for row in reversed(outcomes)}
@@ -100,6 +103,7 @@ class Workers:
     def parts(self, connection: int, rows: list[tuple[int, int, bytes]]) -> list[Effect]:
         """Some items of chunks have ended: whatever happens to the rest, these are not run again."""
         worker = self.find(connection)
+        worker.said += 1
         held = self._ledger.leases.of(worker.worker_id)
         ended = []
         for token, count, content in rows:

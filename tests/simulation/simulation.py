@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from tests.simulation.checker import check
 from tests.simulation.client import Client
-from tests.simulation.master import Master, Memory
+from tests.simulation.master import Journal, Master, Memory
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.network import Network
 from tests.simulation.records import ClientLog
@@ -75,7 +75,7 @@ class Simulation:
         self._latency = chance.choice(((0.0001, 0.0002), (0.0005, 0.003), (0.01, 0.1), (0.1, 0.2)))
         self._seconds = chance.choice((2.0, 8.0, 25.0))  # of faults and of submits
         self.log = ClientLog()
-        disk = Memory(self._lease_timeout, self._session_timeout)
+        disk = (Journal if seed % 2 else Memory)(self._lease_timeout, self._session_timeout)
         host = Host("master", (0.0, 0.0))
         self.master = Master(self.world, host, disk, self._lease_timeout, checked)
         self.network = self.master.network = Network(self.world, host)

@@ -135,11 +135,15 @@ class Broker:
         want: int = 0,
         labels: Iterable[str] = (),
         holds: Iterable[int] | None = None,
+        families: Iterable[str] = (),
     ) -> int:
         connection = self._connect("worker")
         worker_id = worker_id or f"w{connection}"
         held = None if holds is None else frozenset(holds)
-        self.handle(WorkerCame(connection, worker_id, f"host-{worker_id}", slots, "3.11", frozenset(labels), held))
+        name = f"host-{worker_id}"
+        self.handle(
+            WorkerCame(connection, worker_id, name, slots, "3.11", frozenset(labels), held, frozenset(families))
+        )
         if want:
             self.say(connection, ("want", want))
         return connection

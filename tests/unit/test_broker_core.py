@@ -28,7 +28,7 @@ def broker() -> Iterator[Broker]:
     """At the end, as after every event, the invariants hold."""
     broker = Broker()
     yield broker
-    check_invariants(broker.core)
+    check_invariants(broker.core, broker.restarted)
     check_replay(broker)
 
 
@@ -1214,6 +1214,144 @@ def test_function_of_another_session_must_be_sent_again(broker: Broker) -> None:
     two = broker.client("two")
     broker.say(two, ("submit", 0, SQUARE.id, {}, [b"0"]))
     assert broker.closed[two].broke_rules
+
+
+# --- restarts of the master ------------------------------------------------------------------------------------------
+
+
+def test_work_goes_on_under_its_tokens_after_a_restart(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker("w", want=2)
+    broker.submit(client, b"0", b"1")
+    tokens = [grant.token for grant in broker.grants(worker)]
+    broker.restart()
+    client = broker.client()
+    worker = broker.worker("w", want=2, holds=tokens)
+    assert broker.payloads(worker) == [], "nothing is run again"
+    broker.settle(worker, tokens[0])
+    assert broker.results(client) == {0: ("result", b"")}
+    assert broker.count("redelivered") == 0
+
+
+def test_fencing_tokens_rise_over_a_restart(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker("w", want=2)
+    broker.submit(client, b"0", b"1")
+    before = [grant.token for grant in broker.grants(worker)]
+    broker.restart()
+    after = [grant.token for grant in broker.grants(broker.worker("w", want=2, holds=[]))]
+    assert min(after) > max(before)
+
+
+def test_what_did_not_reach_its_worker_before_a_restart_is_queued_again_unblamed(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker("w", want=2)
+    broker.submit(client, b"0", b"1")
+    (first, _) = broker.grants(worker)
+    broker.restart()
+    broker.worker("w", holds=[first.token])
+    assert (broker.count("leased"), broker.count("queued"), broker.count("redelivered")) == (1, 1, 0)
+
+
+def test_worker_that_keeps_nothing_over_a_restart_has_lost_what_it_ran(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker("w", want=2)
+    broker.submit(client, b"0", b"1")
+    assert len(broker.grants(worker)) == 2
+    broker.restart()
+    broker.worker("w")
+    assert (broker.count("queued"), broker.count("redelivered")) == (2, 2)
+
+
+def test_worker_that_does_not_come_back_is_lost_after_the_lease_timeout(broker: Broker) -> None:
+    client = broker.client()
+    broker.worker("w", want=1)
+    broker.submit(client, b"0")
+    broker.restart()
+    other = broker.worker("other", want=1)
+    broker.pass_time(LEASE_TIMEOUT, other)
+    assert broker.payloads(other) == []
+    broker.pass_time(1.0, other)
+    assert broker.payloads(other) == [b"0"]
+
+
+def test_worker_is_told_what_has_ended_while_it_was_away(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker("w", want=1)
+    broker.submit(client, b"0")
+    (grant,) = broker.grants(worker)
+    broker.restart()
+    broker.say(broker.client(), ("close",))
+    worker = broker.worker("w", holds=[grant.token], families=["s"])
+    assert broker.take(worker) == [("stop", [grant.token]), ("forget", "s", [])]
+
+
+def test_session_of_a_task_goes_on_when_it_is_opened_again_after_a_restart(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker("w", want=1)
+    broker.submit(client, b"0")
+    (grant,) = broker.grants(worker)
+    nested = broker.open(worker, 1)
+    nested.submit(b"1", b"2")
+    broker.restart()
+    worker = broker.worker("w", holds=[grant.token])
+    info: dict[str, object] = {"session": nested.session, "limit": None, "name": "a task", "depth": 1}
+    broker.say(worker, ("relay_open", 7, "s", info))
+    assert broker.take(worker) == [("relay_open", 7, {"known": True, "accepted": 2, "workers": 1, "slots": 1})]
+    broker.pass_time(LEASE_TIMEOUT + 1, worker)
+    assert broker.core.knows(nested.session)
+
+
+def test_session_of_a_task_that_is_not_opened_again_ends(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker("w", want=1)
+    broker.submit(client, b"0")
+    (grant,) = broker.grants(worker)
+    nested = broker.open(worker, 1)
+    broker.restart()
+    worker = broker.worker("w", holds=[grant.token])
+    broker.pass_time(LEASE_TIMEOUT + 1, worker)
+    assert not broker.core.knows(nested.session)
+    assert broker.count("leased") == 1
+
+
+def test_clients_have_their_time_anew_after_a_restart(broker: Broker) -> None:
+    client = broker.client()
+    broker.submit(client, b"0")
+    broker.leave(client)
+    broker.pass_time(SESSION_TIMEOUT - 1)
+    broker.restart()
+    broker.pass_time(SESSION_TIMEOUT - 1)
+    assert broker.core.knows("s")
+    broker.pass_time(2.0)
+    assert not broker.core.knows("s")
+
+
+def test_next_try_is_due_after_a_restart_as_it_was_before(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker("w", want=1)
+    broker.submit(client, b"0", retries=1, backoff=5.0)
+    broker.settle(worker, broker.grants(worker)[0].token, "retry")
+    broker.restart()
+    worker = broker.worker("w", want=1)
+    assert broker.core.next_deadline() == broker.now + 5.0
+    broker.pass_time(5.0, worker)
+    assert broker.payloads(worker) == [b"0"]
+
+
+def test_item_whose_arrival_is_not_known_is_next_again_after_a_restart(broker: Broker) -> None:
+    broker.call(1, "put", "first")
+    broker.call(1, "put", "second")
+    broker.call(2, "get")
+    broker.restart()
+    broker.call(3, "get")
+    broker.call(3, "get")
+    broker.restart()
+    broker.call(4, "get")
+    told = [reply.value for reply in broker.replies[-3:]]
+    assert told == ["first", "second", "second"], "whoever asked again has read what he got before"
+
+
+def test_worker_that_keeps_what_it_said_is_told_what_is_recorded(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker("w", want=2, holds=[])
+    broker.submit(client, b"0", b"1")
+    first, second = (grant.token for grant in broker.grants(worker))
+    broker.say(worker, ("settle", [(first, "result", b"")]), ("settle", [(second, "result", b"")]))
+    assert broker.take(worker) == [("recorded", 2)]
+    broker.say(worker, ("want", 1))
+    assert broker.take(worker) == []
 
 
 # --- the table of transitions ----------------------------------------------------------------------------------------
