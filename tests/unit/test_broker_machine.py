@@ -130,6 +130,7 @@ class Cluster(RuleBasedStateMachine):
 
     def listen(self) -> None:
         """Let all peers read what they were sent."""
+        self.give_up_the_absent()
         for connection in [connection for connection in self.workers if connection in self.broker.closed]:
             self.lost(connection)
         for connection, worker in self.workers.items():
@@ -150,17 +151,20 @@ class Cluster(RuleBasedStateMachine):
         assert all(count == 1 for count in leased.values()), "a task is held twice"
         assert self.broker.count("leased") == len(leased)
 
-    def forget_the_absent(self, known: set[str]) -> None:
-        """Workers that are not back hold nothing of what has ended meanwhile; in the end they are given up."""
-        ended = {(client.session, sequence) for client in self.clients for sequence in client.outcomes}
-        for worker in self.away:
-            leases = worker.held.items()
-            worker.held = {token: h for token, h in leases if h.task not in ended and h.task[0] in known}
+    def give_up_the_absent(self) -> None:
+        """The master waits no longer for workers that are not back."""
         if self.broker.core._awaited_until is None:
             for worker in self.away:
                 for lease in worker.held.values():
                     self.tasks[lease.task].lose()
             self.away = []
+
+    def forget_the_absent(self, known: set[str]) -> None:
+        """Workers that are not back hold nothing of what has ended meanwhile."""
+        ended = {(client.session, sequence) for client in self.clients for sequence in client.outcomes}
+        for worker in self.away:
+            leases = worker.held.items()
+            worker.held = {token: h for token, h in leases if h.task not in ended and h.task[0] in known}
 
     def read(self, connection: int, worker: Worker) -> None:
         for name, *fields in self.broker.take(connection):
@@ -564,9 +568,9 @@ class Cluster(RuleBasedStateMachine):
             )
             self.listen()
             return
+        ended = sorted(self.tokens - {token for one in (worker, *self.away) for token in one.held})[:2]
         if unheard % 3 == 0 and worker.held:
             del worker.held[max(worker.held)]
-        ended = sorted(self.tokens - {token for one in (worker, *self.away) for token in one.held})[:2]
         connection = self.broker.worker(worker.worker_id, labels=worker.labels, holds=[*worker.held, *ended])
         self.workers[connection] = Worker(worker.worker_id, worker.labels, worker.held)
         if ended:
