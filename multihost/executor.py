@@ -62,7 +62,13 @@ class Future(futures.Future[T]):
             call's own exception, with the traceback from the worker as its ``__cause__``.
         """
         self._check_process()
-        return super().result(timeout)
+        error = super().exception(timeout)
+        if error is None:
+            return super().result()
+        try:
+            raise error  # also one that is not true, which the standard library overlooked for long
+        finally:
+            del self, error  # the exception's traceback has this frame, and shall not keep the two alive
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The exception that the call ended with, or None; waits, and raises, as ``result`` does."""

@@ -124,13 +124,12 @@ Maker = Callable[..., Any]
 @contextmanager
 def pools(kind: str, where: dict[str, Any]) -> Iterator[Maker]:
     """Makes pools with the arguments of ``multiprocessing.pool.Pool``; those left are terminated."""
+    maker: Maker = StandardPool if kind == STANDARD else multihost.Pool
+    extra = {"context": CONTEXT} if kind == STANDARD else where
     made: list[Any] = []
 
     def make(*args: Any, **kwds: Any) -> Any:
-        if kind == STANDARD:
-            made.append(StandardPool(*args, **{"context": CONTEXT, **kwds}))
-        else:
-            made.append(multihost.Pool(*args, **kwds, **where))
+        made.append(maker(*args, **extra, **kwds))
         return made[-1]
 
     yield make
@@ -142,13 +141,12 @@ def pools(kind: str, where: dict[str, Any]) -> Iterator[Maker]:
 @contextmanager
 def executors(kind: str, where: dict[str, Any]) -> Iterator[Maker]:
     """Makes executors with the arguments of ``ProcessPoolExecutor``; those left are shut down."""
+    maker: Maker = futures.ProcessPoolExecutor if kind == STANDARD else multihost.Executor
+    extra = {"mp_context": CONTEXT} if kind == STANDARD else where
     made: list[futures.Executor] = []
 
     def make(*args: Any, **kwds: Any) -> Any:
-        if kind == STANDARD:
-            made.append(futures.ProcessPoolExecutor(*args, **{"mp_context": CONTEXT, **kwds}))
-        else:
-            made.append(multihost.Executor(*args, **kwds, **where))
+        made.append(maker(*args, **extra, **kwds))
         return made[-1]
 
     yield make

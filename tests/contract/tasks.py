@@ -97,6 +97,18 @@ def mark_and_wait_at(place: tuple[str, str]) -> str:
     return mark_and_wait(*place)
 
 
+def mark_at(place: tuple[str, str]) -> str:
+    return leave_a_mark(*place)
+
+
+def first_waits(place: tuple[str, int]) -> int:
+    """The first ends when the file ``go`` is there."""
+    directory, number = place
+    if number == 0:
+        mark_and_wait(directory, "first")
+    return number
+
+
 def mark_and_go_on(directory: str, number: int) -> int:
     """Leave a mark; all but the first few wait for the file ``go``."""
     leave_a_mark(directory, f"mark-{number}")
@@ -169,3 +181,106 @@ def print_and_fail(text: str) -> NoReturn:
 def note_order(directory: str, name: str) -> None:
     with Path(directory, "order").open("a") as order:
         order.write(f"{name}\n")
+
+
+class Fussy:
+    """Something that does ``what`` when it is pickled (``at_pickling``), or else when it is rebuilt."""
+
+    def __init__(self, what: str, at_pickling: bool) -> None:
+        self.what, self.at_pickling = what, at_pickling
+
+    def __reduce__(self) -> tuple[object, ...]:
+        if self.at_pickling:
+            do(self.what)
+        return do, (self.what,)
+
+
+def do(what: str) -> None:
+    match what:
+        case "raise":
+            raise ValueError("on purpose")
+        case "exit":
+            raise SystemExit("on purpose")
+        case "die":
+            kill_oneself()
+
+
+def make_fussy(what: str, at_pickling: bool) -> Fussy:
+    return Fussy(what, at_pickling)
+
+
+class Falsy(Exception):
+    """An exception that is not true."""
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __len__(self) -> int:
+        return 0
+
+
+def fail_falsely() -> None:
+    raise Falsy("on purpose")
+
+
+def fail_with_a_cause() -> None:
+    try:
+        divide(1, 0)
+    except ZeroDivisionError as error:
+        raise LookupError("because of that") from error
+
+
+def stop_iteration_at_2(number: int) -> int:
+    if number == 2:
+        raise StopIteration("in a task")
+    return number
+
+
+def lock_at_7(number: int) -> object:
+    return threading.Lock() if number == 7 else number
+
+
+def number_of(kept: Kept) -> int:
+    return kept.number
+
+
+def first_fails(directory: str, number: int) -> int:
+    """The first fails at once; the others wait for the file ``go``."""
+    if number == 0:
+        raise ValueError("the first")
+    mark_and_wait(directory, f"mark-{number}")
+    return number
+
+
+def mark_at_exit(directory: str) -> None:
+    import atexit
+
+    atexit.register(leave_a_mark, directory, "ended")
+
+
+class Adder:
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __call__(self, other: int) -> int:
+        return self.number + other
+
+    add = __call__
+
+
+class KeptError(Exception):
+    """One that can be referred to weakly, as any exception of a class of one's own."""
+
+
+def fail_with_kept() -> NoReturn:
+    raise KeptError
+
+
+def how_many_at_once(directory: str, name: str) -> int:
+    """How many of these calls run now."""
+    mark = Path(directory, f"running-{name}")
+    mark.touch()
+    time.sleep(0.003)
+    found = len(list(Path(directory).glob("running-*")))
+    mark.unlink()
+    return found

@@ -18,17 +18,26 @@ def slow_link(to: Address, bytes_per_second: int) -> Iterator[Address]:
         threading.Thread(target=_accept, args=(listener, to, bytes_per_second), daemon=True).start()
         host, port = listener.getsockname()
         yield Address(host, port)
+        listener.shutdown(socket.SHUT_RDWR)  # closing alone would not wake the thread that accepts
 
 
 def _accept(listener: socket.socket, to: Address, bytes_per_second: int) -> None:
-    with contextlib.suppress(OSError):  # the listener was closed: the link is no longer needed
+    with contextlib.suppress(OSError):  # the link is no longer needed
         while True:
             here, _ = listener.accept()
-            there = socket.create_connection(to.pair)
-            for source, sink in ((here, there), (there, here)):
-                # Small buffers, so that a sender feels how slow the link is.
-                source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _PIECE_BYTES)
-                threading.Thread(target=_pass_on, args=(source, sink, bytes_per_second), daemon=True).start()
+            threading.Thread(target=_join, args=(here, to, bytes_per_second), daemon=True).start()
+
+
+def _join(here: socket.socket, to: Address, bytes_per_second: int) -> None:
+    """Pass on in both directions, until both have ended."""
+    with here, socket.create_connection(to.pair) as there:
+        for end in (here, there):
+            # Small buffers, so that a sender feels how slow the link is.
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _PIECE_BYTES)
+        back = threading.Thread(target=_pass_on, args=(there, here, bytes_per_second), daemon=True)
+        back.start()
+        _pass_on(here, there, bytes_per_second)
+        back.join()
 
 
 def _pass_on(source: socket.socket, sink: socket.socket, bytes_per_second: int) -> None:

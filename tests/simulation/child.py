@@ -133,7 +133,10 @@ class Child(Process):
                 self._cancelled.add(token)
         elif not self._call(task).deed(self._runs - 1).stubborn:
             self._end_nested("killed")
-            self.hand_over()
+            if task.plan.chunk:
+                handed = self._handed
+                self.hand_over()
+                self._handed = handed
             error = TaskTimeout(seconds, self.worker.host.name) if seconds else RuntimeError("stopped")
             kind = "retry" if seconds and task.plan.retry_timeouts else "error"
             self._end_task(kind, dump_error(error))
