@@ -37,6 +37,9 @@ class BlobStore:
         blob = self._blobs.get(blob_id)
         return blob is not None and session in blob.sessions
 
+    def holds(self, blob_id: str) -> bool:
+        return blob_id in self._blobs
+
     def needs(self, blob_id: str) -> tuple[str, ...]:
         return self._blobs[blob_id].needs
 

@@ -146,6 +146,10 @@ class BrokerCore:
     def knows(self, session: str) -> bool:
         return session in self._ledger.sessions
 
+    def items_done(self, worker_id: str) -> dict[int, int]:
+        """How many items of the chunks that a worker holds are recorded, by token."""
+        return {token: task.done for token, task in self._ledger.leases.of(worker_id).items() if task.done}
+
     def exposed(self, queue: str) -> tuple[str, ...] | None:
         """The methods of a shared queue; None when there is no queue of that name."""
         return METHODS if queue in self._queues else None
@@ -194,14 +198,15 @@ class BrokerCore:
         return effects + self._clients.join(session, connection)
 
     def _worker_came(self, event: WorkerCame, now: float) -> list[Effect]:
-        connection, worker_id, name, slots, python, labels, holds, families = event
+        connection, worker_id, name, slots, python, labels, holds, families, blobs = event
         effects: list[Effect] = []
         if (old := self._workers.known_as(worker_id)) is not None:
             effects += self._lose_worker(old, "it came back on another connection")
             effects.append(Close(old.connection, "its worker came back on another connection"))
         worker = Worker(connection, worker_id, name, slots, python, labels, heard=now, keeps=holds is not None)
         effects += self._workers.add(worker, holds)
-        effects += [Send(connection, ("forget", family, [])) for family in sorted(families) if not self.knows(family)]
+        if holds is not None:
+            effects += self._workers.go_on(worker, families, blobs)
         fields: dict[str, object] = {"worker": name, "worker_id": worker_id, "slots": slots, "labels": sorted(labels)}
         effects.append(Note("info", f"worker joined: {name}, {slots} slots, Python {python}", fields))
         return [*effects, *self._tell_strength(), *self._workers.match()]

@@ -30,6 +30,7 @@ class WorkerCame(NamedTuple):
     # The fencing tokens of what it has from an earlier connection; None: it keeps nothing over a connection's end.
     holds: frozenset[int] | None = None
     families: frozenset[str] = frozenset()  # the programs for which it has processes
+    blobs: frozenset[str] = frozenset()  # the code that it has
 
 
 class Said(NamedTuple):

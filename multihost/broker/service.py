@@ -21,7 +21,7 @@ from multihost.broker.core import TICK_SECONDS, BrokerCore
 from multihost.broker.journal import Journal, open_journal
 from multihost.broker.queues import Reply
 from multihost.errors import JournalError, JournalFull, ProtocolError
-from multihost.settings import Address, Settings
+from multihost.settings import MEMORY, Address, Settings
 from multihost.wire.messages import PROTOCOL_VERSION, Message
 from multihost.wire.peer import Peer
 from multihost.wire.server import Limits, Server
@@ -52,7 +52,8 @@ def make_server(
     journal = open_journal(settings.journal, settings.journal_sync)
     try:
         _replay(journal, broker)
-        service = Service(broker, journal, settings.lease_timeout, settings.max_payload)
+        keeps = settings.journal != MEMORY
+        service = Service(broker, journal, keeps, settings.lease_timeout, settings.max_payload)
         return Server(address, authkey, service, Limits(max_payload=settings.max_payload))
     except BaseException:
         journal.close()
@@ -95,9 +96,12 @@ class _Link:
 class Service:
     """The handler of ``wire.server``: feeds events to the core and performs its effects."""
 
-    def __init__(self, broker: BrokerCore, journal: Journal, lease_timeout: float, max_payload: int) -> None:
+    def __init__(
+        self, broker: BrokerCore, journal: Journal, keeps: bool, lease_timeout: float, max_payload: int
+    ) -> None:
         self._core = broker
         self._journal = journal
+        self._keeps = keeps  # whether the journal outlives the process
         self._compaction: Iterator[None] = iter(())
         self._full: JournalFull | None = None  # why the journal cannot be written
         self._held: list[events.Event] = []  # what is to be handled when it can be written again
@@ -168,9 +172,11 @@ class Service:
                 "python": str(minor),
                 "version": _,
             }:
-                labels, families = _set_of(str, info, "labels"), _set_of(str, info, "families")
-                holds = _set_of(int, info, "holds") if "holds" in info else None
-                self._handle(events.WorkerCame(peer.number, id_, name, n, minor, labels, holds, families))
+                labels, families, blobs = (_set_of(str, info, what) for what in ("labels", "families", "blobs"))
+                # Without a journal there is nothing that a worker could come back to.
+                holds = _set_of(int, info, "holds") if self._keeps and "holds" in info else None
+                self._handle(events.WorkerCame(peer.number, id_, name, n, minor, labels, holds, families, blobs))
+                answer |= {"keeps": self._keeps, "done": self._core.items_done(id_)}
             case "monitor", {"version": _}:
                 pass
             case _:

@@ -48,6 +48,16 @@ class Workers:
         ended = sorted(token for token in holds if token not in leases)
         return [Send(worker.connection, ("stop", ended))] if ended else []
 
+    def go_on(self, worker: Worker, families: frozenset[str], blobs: frozenset[str]) -> list[Effect]:
+        """It has kept processes for these programs, and code: have it end and drop what is of no use any more."""
+        worker.known = {blob_id for blob_id in blobs if self._ledger.blobs.holds(blob_id)}
+        drops: list[tuple[str, list[str]]] = [
+            (family, []) for family in sorted(families - self._ledger.sessions.keys())
+        ]
+        if unused := sorted(blobs - worker.known):
+            drops.append(("", unused))
+        return [Send(worker.connection, ("forget", family, drop)) for family, drop in drops]
+
     def known_as(self, worker_id: str) -> Worker | None:
         return self._by_id.get(worker_id)
 

@@ -44,6 +44,7 @@ from multihost.runner.events import (
 )
 from multihost.runner.limits import RETIRE_SECONDS, STOP_GRACE_SECONDS, TIMEOUT_GRACE_SECONDS, Limits
 from multihost.runner.relays import Relays
+from multihost.runner.unrecorded import Unrecorded
 
 # How much work a worker holds, by the measured time of the functions: enough to hide the way to the master, little
 # enough that no other worker idles while tasks wait here.
@@ -83,6 +84,8 @@ class RunnerCore:
         self._limits = Limits()
         self._relays = Relays()
         self._connected = False
+        self._keeps = False  # whether the master knows our leases again after a restart
+        self._unrecorded = Unrecorded()
         self._drain_until: float | None = None
         self._draining = False  # whether the master knows of the drain, so that no grant is under way any more
         self._exited = False
@@ -111,6 +114,14 @@ class RunnerCore:
         """How many leases this worker holds."""
         return len(self._queue) + sum(child.leases for child in self._children.values())
 
+    def hello(self) -> dict[str, object]:
+        """What a new connection's master is told of what is left from the one before."""
+        holds = {item.token for item in self._queue} | self._unrecorded.tokens()
+        for child in self._children.values():
+            holds |= {token for token, item in child.running.items() if not item.void}
+        families = {child.session for child in self._children.values()}
+        return {"holds": tuple(holds), "families": tuple(families), "blobs": tuple(self._blobs)}
+
     @property
     def impatient(self) -> bool:
         """Whether a ``Tick`` is due within ``STUCK_SECONDS``: tasks wait here, or the drain has a deadline."""
@@ -135,21 +146,44 @@ class RunnerCore:
     # --- the master --------------------------------------------------------------------------------------------
 
     def _connect(self, event: Connected, now: float) -> list[Effect]:
-        self._connected, self._announced = True, 0
-        return [Send(("drain",))] if self._drain_until is not None else []
+        effects = [] if event.keeps else self._keep_nothing()
+        self._connected, self._announced, self._keeps = True, 0, event.keeps
+        effects += [Send(message) for message in self._unrecorded.again(event.done)]
+        return [*effects, Send(("drain",))] if self._drain_until is not None else effects
 
     def _disconnect(self, event: Disconnected, now: float) -> list[Effect]:
+        """A master with a journal may be restarted, and then what runs here goes on under its leases.
+
+        What no child has is queued there again. Tasks cannot take up their sessions again, so they end.
+        """
+        self._connected = False
+        if not self._keeps:
+            return self._keep_nothing()
+        self._queue.clear()
+        orphans = [self._children[number] for number in sorted(self._relays.clear()) if number in self._children]
+        return [effect for child in orphans for effect in self._kill(child)]
+
+    def _keep_nothing(self) -> list[Effect]:
         """Our leases ended with the connection: what still runs would run a second time elsewhere, so stop it.
 
         The next master may be another one that knows none of our sessions, so nothing is kept for them either.
         """
-        self._connected = False
         self._queue.clear()
         self._seconds.clear()
         self._limits.clear()
         self._relays.clear()
+        self._unrecorded.clear()
         blobs, self._blobs = sorted(self._blobs), set()
-        return [*(effect for child in [*self._children.values()] for effect in self._kill(child)), Drop(blobs)]
+        kills = [effect for child in [*self._children.values()] for effect in self._kill(child)]
+        return [*kills, Drop(blobs)] if blobs else kills
+
+    def _report(self, name: str, rows: list[Any], starts: list[int] | None = None) -> list[Effect]:
+        """Say what became of tasks; of items of chunks also with which one each row ``starts``."""
+        if not rows:
+            return []
+        if self._keeps:
+            self._unrecorded.add(name, rows, starts or [])
+        return [Send((name, rows))] if self._connected else []  # otherwise it is said when the master is back
 
     def _receive(self, event: Received, now: float) -> list[Effect]:
         effects: list[Effect] = []
@@ -170,6 +204,8 @@ class RunnerCore:
                         effects.append(Tell(owner[0], (name, owner[1], content)))
                 case ("forget", str(session), list(blob_ids)):
                     effects += self._forget(session, blob_ids)
+                case ("recorded", int(count)):
+                    self._unrecorded.recorded(count)
                 case ("draining",):
                     self._draining = True
                 case _:
@@ -204,25 +240,25 @@ class RunnerCore:
         child = self._children.get(event.child)
         if child is None:
             return []  # it was killed while this was under way
-        parts = [row for row in event.parts if self._note_part(child, *row[:2])]
-        effects: list[Effect] = [Send(("parts", parts))] if parts else []
+        noted = [(row, start) for row in event.parts if (start := self._note_part(child, *row[:2])) is not None]
+        effects = self._report("parts", [row for row, _ in noted], [start for _, start in noted])
         each = event.seconds / max(1, len(event.outcomes))
-        outcomes = [outcome for outcome in event.outcomes if self._note_outcome(child, outcome[0], each)]
-        if outcomes:
-            effects.append(Send(("settle", outcomes)))
+        effects += self._report(
+            "settle", [outcome for outcome in event.outcomes if self._note_outcome(child, outcome[0], each)]
+        )
         self._rest_seconds = 0.0
         self._progress = now
         return [*effects, *self._retire_if_worn(child, now), *self._thin_out()]
 
-    def _note_part(self, child: Child, token: int, count: int) -> bool:
-        """Whether the master is to hear that so many more items of a chunk have ended."""
+    def _note_part(self, child: Child, token: int, count: int) -> int | None:
+        """With which item they begin, if the master is to hear that so many more items of a chunk have ended."""
         item = child.running.get(token)
         if item is None or item.void or not item.chunk or count < 1:
-            return False
+            return None
         done = item.options.get("done", 0)
         assert isinstance(done, int)
         item.options = {**item.options, "done": done + count}
-        return True
+        return done
 
     def _note_outcome(self, child: Child, token: int, seconds: float) -> bool:
         """Whether the master is to hear how a task has ended."""
@@ -304,7 +340,7 @@ class RunnerCore:
             self._limits.lift(item.token)
         late = [item for item in items if item.overdue and not item.void]
         if late:
-            effects.append(Send(("settle", [self._timed_out(item, event.stack) for item in late])))
+            effects += self._report("settle", [self._timed_out(item, event.stack) for item in late])
         rest = [item for item in items if not item.overdue and not item.void]
         # Behind a task that was stopped, nothing had started; with threads, what had is repeated unpenalised.
         if child.condemned or late or not rest or (items[0].void and self._threads == 1):
@@ -326,7 +362,7 @@ class RunnerCore:
         if len(items) == 1 and (items[0].careful or not items[0].chunk):
             return [
                 Note("warning", f"a child process ended in the middle of a task: {reason}"),
-                Send(("settle", [(items[0].token, "lost", reason.encode())])),
+                *self._report("settle", [(items[0].token, "lost", reason.encode())]),
             ]
         self._queue_again([item.with_care() for item in items])
         return [Note("warning", f"a child process ended with {len(items)} tasks, which run again one by one: {reason}")]

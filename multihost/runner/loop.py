@@ -93,6 +93,7 @@ class Runner:
             "name": settings.name,
             "slots": settings.slots * settings.threads,
             "labels": settings.labels,
+            **self._core.hello(),
         }
         connection, answer = attach(
             self._address, self._authkey, "worker", info, settings.connect_timeout, self._stopping
@@ -104,7 +105,8 @@ class Runner:
         self._selector.register(connection, selectors.EVENT_READ, (self._master_ready, None))
         self._beat = self._attached = time.monotonic()
         logger.info("joined the master at %s as %s with %d slots", self._address, settings.name, info["slots"])
-        self._handle(events.Connected())
+        done = answer.get("done")
+        self._handle(events.Connected(bool(answer.get("keeps")), done if isinstance(done, dict) else {}))
         if self._joined is not None:
             self._joined()
             self._joined = None
@@ -126,7 +128,7 @@ class Runner:
         except OSError as error:  # ConnectionError, but also a TimeoutError of the kernel's, or no route any more
             self._detach()
             self._outbox.clear()
-            logger.warning("lost the master at %s (%s); its leases are void", self._address, error)
+            logger.warning("lost the master at %s (%s)", self._address, error)
             self._handle(events.Disconnected())
             self._stopping.wait(self._patience.after(lasted=time.monotonic() - self._attached))
 

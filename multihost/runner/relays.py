@@ -42,7 +42,9 @@ class Relays:
             assert number is not None
             yield number
 
-    def clear(self) -> None:
-        """The link has ended, and they with it."""
+    def clear(self) -> set[int]:
+        """The link has ended, and they with it; the children that had any."""
+        children = {child for child, _ in self._channels}
         self._channels.clear()
         self._children.clear()
+        return children

@@ -20,7 +20,9 @@ _COMPACT_EVERY = 200  # commits
 
 
 class Disk(Protocol):
-    """What of the master survives its death."""
+    """What of the master survives its death. ``keeps``: whether anything does."""
+
+    keeps: bool
 
     def start(self, now: float) -> BrokerCore:
         """A core as a new process of the master begins with."""
@@ -35,6 +37,7 @@ class Memory:
 
     lease_timeout: float
     session_timeout: float
+    keeps: bool = False
 
     def start(self, now: float) -> BrokerCore:
         return BrokerCore(self.lease_timeout, self.session_timeout, [])
@@ -49,6 +52,7 @@ class Journal:
 
     lease_timeout: float
     session_timeout: float
+    keeps: bool = True
     rows: list[bytes] = field(default_factory=list)
     _commits: int = 0
 
@@ -90,6 +94,11 @@ class Master:
         self.process = Process(host, "master")
         self.process.alive = False
 
+    @property
+    def era(self) -> int:
+        """Within one, a fencing token is given once."""
+        return 1 if self._disk.keeps else self.life
+
     def start(self) -> None:
         self.life += 1
         self.process = Process(self.host, f"master-{self.life}")
@@ -126,7 +135,8 @@ class Master:
     def _hello(self, end: End, role: str, info: dict[str, Any]) -> None:
         number = self._connections[end] = next(self._numbers)
         self._links[number] = _Link(end, role)
-        answer: dict[str, object] = {"lease_timeout": self._lease_timeout, "max_payload": 1 << 20, "life": self.life}
+        self._disk.commit(self.core)  # the answer tells what is known
+        answer: dict[str, object] = {"lease_timeout": self._lease_timeout, "max_payload": 1 << 20, "life": self.era}
         if role == "client":
             answer["known"] = self.core.knows(info["session"])
             if not answer["known"]:
@@ -135,7 +145,10 @@ class Master:
             answer |= self.core.session_state(info["session"])
         else:
             labels = frozenset(info["labels"])
-            self._handle(events.WorkerCame(number, info["worker"], info["worker"], info["slots"], "3.11", labels))
+            kept = [frozenset(info[what]) for what in ("holds", "families", "blobs")] if self._disk.keeps else []
+            name = info["worker"]
+            self._handle(events.WorkerCame(number, name, name, info["slots"], "3.11", labels, *kept))
+            answer |= {"keeps": self._disk.keeps, "done": self.core.items_done(name)}
         self.network.send(end, ["welcome", answer])
 
     def _said(self, number: int, batch: list[Message]) -> None:
@@ -197,7 +210,7 @@ class Master:
     def _note_grant(self, tasks: list[tuple[int, bytes]]) -> None:
         for token, payload in tasks:
             task = payload.decode()
-            self.ledger.granted[self.life, token] = self._world.now
+            self.ledger.granted[self.era, token] = self._world.now
             self.ledger.grants[task] = self.ledger.grants.get(task, 0) + 1
 
     def _flush(self) -> None:

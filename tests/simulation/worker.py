@@ -100,7 +100,7 @@ class Worker:
     # --- the link ----------------------------------------------------------------------------------------------
 
     def _dial(self) -> None:
-        info = {"worker": self.host.name, "slots": self._slots, "labels": self.labels}
+        info = {"worker": self.host.name, "slots": self._slots, "labels": self.labels, **self._core.hello()}
         self._end = self._network.dial(self.process, self, self._master, ["worker", info])
         self.world.after(_ATTEMPT_SECONDS, self.process, self._too_late, self._end)
 
@@ -123,7 +123,7 @@ class Worker:
                 self._greeted = True
                 self._attached = self._beat = self.world.now
                 self.world.note(self.host.name, "is welcome")
-                self._handle(events.Connected())
+                self._handle(events.Connected(answer["keeps"], answer["done"]))
             case [*_, ("refused", reason)]:
                 raise AssertionError(f"the master refused what {self.host.name} sent: {reason}")
             case batch:
@@ -141,11 +141,11 @@ class Worker:
         self.world.note(self.host.name, "loses the master")
         self._greeted = False
         self._outbox.clear()
-        self._leases.clear()
         self._delays = backoff(self.world.chance)
         patience = self._patience.after(lasted=self.world.now - self._attached)
         self._handle(events.Disconnected())
-        assert not any(child.busy for child in self.children), "what runs would run a second time elsewhere"
+        kept = self._core._keeps
+        assert kept or not any(child.busy for child in self.children), "what runs would run a second time elsewhere"
         if self.process.alive:
             self.world.after(patience, self.process, self._dial)
 
@@ -247,10 +247,15 @@ class Worker:
     def _end_leases(self, tokens: Sequence[int]) -> None:
         assert tokens, "an empty message says nothing"
         for token in tokens:
-            assert token in self._leases, "a lease is ended twice, or was never had"
-            del self._leases[token]
+            # What ended while the master was away is told afterwards.
+            assert token in self._leases or self._core._keeps, "a lease is ended twice, or was never had"
+            self._leases.pop(token, None)
 
     def _check(self) -> None:
+        if not self._greeted:
+            holds = self._core.hello()["holds"]
+            self._leases = {token: session for token, session in self._leases.items() if token in holds}  # type: ignore[operator]
+            return
         assert self._core.held == len(self._leases), "a lease is forgotten"
         given = [token for child in self._core._children.values() for token in child.running]
         queued = [item.token for item in self._core._queue]
