@@ -144,11 +144,14 @@ class Runner:
         for failure in failed:
             self._handle(failure)
         heard: list[events.Event] = []
-        for key, ready in self._selector.select(0.0 if failed else patience):
-            method, subject = key.data
-            heard += method(subject, ready) or ()
-        for event in heard:
-            self._handle(event)
+        try:
+            for key, ready in self._selector.select(0.0 if failed else patience):
+                method, subject = key.data
+                heard += method(subject, ready) or ()
+        finally:
+            # What children have said counts even when the master's connection is found to have ended in this turn.
+            for event in heard:
+                self._handle(event)
         now = time.monotonic()
         if self._connection is not None and (silence := self._connection.silence()) > self._lease_timeout:
             raise ConnectionError(f"it has been silent for {silence:.1f} s")

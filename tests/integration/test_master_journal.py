@@ -4,6 +4,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,10 @@ def small_disk() -> Iterator[Path]:
     directory.rmdir()
 
 
+def _has_lines(file: Path, more_than: int) -> bool:
+    return file.exists() and len(file.read_text().split()) > more_than
+
+
 def restart(cluster: Cluster) -> Program:
     cluster.master.kill()
     return cluster.start_master()
@@ -72,19 +77,33 @@ def test_what_was_accepted_is_there_after_the_master_was_killed(lasting: Cluster
     lasting.wait_for(done=100, queued=0)
 
 
-def test_outcomes_that_were_recorded_are_not_computed_again(lasting: Cluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize("chunksize", [1, 20])
+def test_no_task_runs_twice_because_the_master_was_killed(lasting: Cluster, tmp_path: Path, chunksize: int) -> None:
     ran = tmp_path / "ran"
     lasting.start_master()
-    worker = lasting.start_worker(slots=1)
+    lasting.start_worker()
     with lasting.pool() as pool:
-        outcome = pool.map_async(tasks.note_turn, [(str(ran), n) for n in range(200)], chunksize=1)
-        wait_until(lambda: lasting.statistics()["done"] > 20, "the job goes on")
-        restart(lasting)
-        assert outcome.get(DEADLINE) == list(range(200))
-    runs = [int(line) for line in ran.read_text().split()]
-    assert set(runs) == set(range(200))
-    assert len(runs) <= 200 + 20, "what was recorded ran again"
-    assert worker.running
+        outcome = pool.map_async(tasks.note_turn, [(str(ran), n) for n in range(400)], chunksize)
+        for count in (50, 150, 250):
+            wait_until(partial(_has_lines, ran, count), "the job goes on")
+            restart(lasting)
+        assert outcome.get(DEADLINE) == list(range(400))
+    assert sorted(int(line) for line in ran.read_text().split()) == list(range(400))
+
+
+def test_task_that_runs_while_the_master_is_away_is_settled_under_its_token(lasting: Cluster, tmp_path: Path) -> None:
+    lasting.start_master()
+    lasting.start_worker()
+    with lasting.pool() as pool:
+        outcome = pool.apply_async(tasks.mark_and_wait, (tmp_path, "it"))
+        wait_until(lambda: list(tmp_path.glob("it.began.*")), "the task runs")
+        lasting.master.kill()
+        (tmp_path / "go").touch()
+        wait_until(lambda: list(tmp_path.glob("it.ended.*")), "the task ended")
+        lasting.start_master()
+        outcome.get(DEADLINE)
+    assert len(list(tmp_path.glob("it.began.*"))) == 1
+    assert lasting.statistics()["redelivered"] == 0
 
 
 def test_items_of_shared_queues_outlive_the_master(lasting: Cluster) -> None:

@@ -143,8 +143,11 @@ class Worker:
         self._outbox.clear()
         self._delays = backoff(self.world.chance)
         patience = self._patience.after(lasted=self.world.now - self._attached)
+        before = {*self._leases}
         self._handle(events.Disconnected())
         kept = self._core._keeps
+        if kept:  # what it has not kept, such as tasks with sessions of their own, is queued again unpenalised
+            self.ledger.handed_back.update((self.life, token) for token in before - self._leases.keys())
         assert kept or not any(child.busy for child in self.children), "what runs would run a second time elsewhere"
         if self.process.alive:
             self.world.after(patience, self.process, self._dial)
@@ -199,7 +202,7 @@ class Worker:
             case events.Note(_, text):
                 self.world.note(self.host.name, "says", text)
             case events.Exit():
-                assert not self._leases, "it leaves with leases in its hands"
+                assert not self._leases or not self._greeted, "it leaves with leases in its hands"
                 self._leave()
 
     def _to(self, number: int, call: str, *args: object) -> None:

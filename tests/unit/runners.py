@@ -77,9 +77,9 @@ class Runner:
 
     # --- events ------------------------------------------------------------------------------------------------
 
-    def connect(self) -> None:
+    def connect(self, keeps: bool = False, done: dict[int, int] | None = None) -> None:
         self.wanted = 0
-        self.handle(Connected())
+        self.handle(Connected(keeps, done or {}))
 
     def disconnect(self) -> None:
         self.leases.clear()

@@ -12,12 +12,14 @@ from multihost.runner.core import CHILD_SECONDS, HOLD_SECONDS, MAX_HELD, STUCK_S
 from multihost.runner.events import (
     ChildDied,
     Connected,
+    Disconnected,
     DrainAsked,
     Effect,
     Exit,
     Finished,
     Kill,
     Received,
+    RelayOpened,
     Run,
     Send,
     Start,
@@ -671,3 +673,81 @@ def test_a_child_that_works_again_ends_the_growing_of_the_rests() -> None:
         core.handle(Finished(child, [(2, "result", b"")], 0.1), now + 5.5)
         core.handle(ChildDied(child, "so that the next task needs a new one"), now + 6.0)
     assert core._rest_seconds == 0.0
+
+
+# --- a master that comes back ----------------------------------------------------------------------------------------
+
+
+def kept(slots: int = 1) -> RunnerCore:
+    """A runner whose master has a journal."""
+    core = RunnerCore(slots, DRAIN_TIMEOUT)
+    core.handle(Connected(keeps=True), 0.0)
+    return core
+
+
+def said(effects: list[Effect], name: str) -> list[object]:
+    """What is said under that name."""
+    return [effect.message[1] for effect in effects if isinstance(effect, Send) and effect.message[0] == name]
+
+
+def test_what_runs_goes_on_while_a_master_with_a_journal_is_away() -> None:
+    core = kept()
+    started(core, 0.0, [1, 2])
+    effects = core.handle(Disconnected(), 1.0)
+    assert not any(isinstance(effect, Kill) for effect in effects)
+    assert core.hello()["holds"] == (1,), "the other one no child had: it is queued there again"
+    assert core.hello()["families"] == ("session",)
+
+
+def test_what_ended_while_the_master_was_away_is_told_when_it_is_back() -> None:
+    core = kept()
+    child, _ = started(core, 0.0, [1])
+    core.handle(Disconnected(), 1.0)
+    assert said(core.handle(Finished(child, [(1, "result", b"r")], 0.1), 2.0), "settle") == []
+    assert core.hello()["holds"] == (1,)
+    assert said(core.handle(Connected(keeps=True), 3.0), "settle") == [[(1, "result", b"r")]]
+
+
+def test_what_was_said_and_not_recorded_is_said_again_and_the_rest_is_not() -> None:
+    core = kept()
+    for token in (1, 2):
+        core.handle(Received([("grant", "session", "f", (), {}, [(token, b"")])]), 0.0)
+        core.handle(Finished(1, [(token, "result", b"")], 0.1), 0.5)
+    core.handle(Received([("recorded", 1)]), 0.5)
+    core.handle(Disconnected(), 1.0)
+    assert said(core.handle(Connected(keeps=True), 2.0), "settle") == [[(2, "result", b"")]]
+
+
+def test_items_of_a_chunk_that_are_recorded_are_not_told_again() -> None:
+    core = kept()
+    core.handle(Received([("grant", "session", "f", (), {"chunk": "map"}, [(1, b"")])]), 0.0)
+    for content in (b"0", b"1"):
+        core.handle(Finished(1, [], 0.0, [(1, 1, content)]), 0.5)
+    core.handle(Disconnected(), 1.0)
+    effects = core.handle(Connected(keeps=True, done={1: 1}), 2.0)
+    assert said(effects, "parts") == [[(1, 1, b"1")]]
+
+
+def test_task_with_a_session_of_its_own_ends_when_the_master_is_away() -> None:
+    core = kept()
+    child, _ = started(core, 0.0, [1])
+    core.handle(RelayOpened(child, 1, {}), 0.5)
+    assert Kill(child) in core.handle(Disconnected(), 1.0)
+    assert core.hello()["holds"] == ()
+
+
+def test_master_that_keeps_nothing_ends_what_was_kept_for_another() -> None:
+    core = kept()
+    child, _ = started(core, 0.0, [1])
+    core.handle(Disconnected(), 1.0)
+    assert Kill(child) in core.handle(Connected(keeps=False), 2.0)
+    assert core.held == 0
+
+
+def test_master_that_is_back_can_stop_what_was_kept() -> None:
+    core = kept()
+    child, _ = started(core, 0.0, [1])
+    core.handle(Disconnected(), 1.0)
+    core.handle(Connected(keeps=True), 2.0)
+    core.handle(Received([("stop", [1])]), 2.0)
+    assert said(core.handle(Finished(child, [(1, "result", b"")], 0.1), 3.0), "settle") == []
