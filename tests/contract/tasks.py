@@ -256,3 +256,31 @@ def mark_at_exit(directory: str) -> None:
     import atexit
 
     atexit.register(leave_a_mark, directory, "ended")
+
+
+class Adder:
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __call__(self, other: int) -> int:
+        return self.number + other
+
+    add = __call__
+
+
+class KeptError(Exception):
+    """One that can be referred to weakly, as any exception of a class of one's own."""
+
+
+def fail_with_kept() -> NoReturn:
+    raise KeptError
+
+
+def how_many_at_once(directory: str, name: str) -> int:
+    """How many of these calls run now."""
+    mark = Path(directory, f"running-{name}")
+    mark.touch()
+    time.sleep(0.003)
+    found = len(list(Path(directory).glob("running-*")))
+    mark.unlink()
+    return found
