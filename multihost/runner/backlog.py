@@ -48,12 +48,16 @@ class Backlog:
 
     def lend(self, lending: bool) -> list[int]:
         """The child begins or ends to lend its slot; the tokens of the tasks that it will not run therefore."""
-        tokens = []
         with self._changed:
             self._lending = lending
             # One by one, for another thread may take one of them at this moment.
-            while lending and (task := self.take()) is not None:
-                tokens.append(task[1])
+            return self.give_up() if lending else []
+
+    def give_up(self) -> list[int]:
+        """The tokens of the tasks that will not run here after all. Takes no lock, for a signal handler calls it."""
+        tokens = []
+        while (task := self.take()) is not None:
+            tokens.append(task[1])
         return tokens
 
     def close(self) -> None:

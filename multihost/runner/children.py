@@ -62,6 +62,7 @@ class Child:
     lending: bool = False  # it waits for tasks of its own, and its slot may go to another child
     condemned: bool = False  # it was killed, and its death has not been told yet
     voids: int = 0  # how many of the running are void
+    since: float = 0.0  # when it was last seen to go on: it was given a task while idle, or ended one
 
     @property
     def busy(self) -> bool:

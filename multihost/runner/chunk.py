@@ -26,6 +26,8 @@ class ChunkRun:
         self._values: list[object] = []
         self._errors: dict[int, bytes] = {}  # by place in values
         self._taken = 0
+        # The last item goes with the chunk's own outcome: whoever has all results knows that the chunk has ended.
+        self._limit = 0
         self._since = time.perf_counter()
 
     def run(
@@ -41,8 +43,12 @@ class ChunkRun:
         Raises: an exception for which ``fatal`` holds; it ends the chunk, any other one only its item.
         """
         clock, append = time.perf_counter, self._values.append
+        self._limit = len(items) - 1
         limit = clock() + gather_seconds
         for item in items:
+            if clock() >= limit:
+                hand_over()
+                limit = clock() + gather_seconds
             try:
                 append(call(item))
             except BaseException as error:
@@ -50,14 +56,11 @@ class ChunkRun:
                     raise
                 self._errors[len(self._values)] = self._dump_error(error)
                 append(None)
-            if clock() >= limit:
-                hand_over()
-                limit = clock() + gather_seconds
 
     def take(self) -> list[Part]:
-        """Parts of what has ended since the last one was taken."""
-        begin, end = self._taken, len(self._values)
-        if begin == end:
+        """Parts of what has ended since the last one was taken, but for the chunk's last item."""
+        begin, end = self._taken, min(len(self._values), self._limit)
+        if begin >= end:
             return []
         now = time.perf_counter()
         values = self._values[begin:end]
@@ -69,6 +72,7 @@ class ChunkRun:
 
     def take_last(self) -> tuple[list[Part], bytes]:
         """What is left when the chunk has ended: parts, and the content of its own outcome."""
+        self._limit = len(self._values)
         parts = self.take()
         if parts:
             return parts[:-1], parts[-1][1]

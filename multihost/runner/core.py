@@ -28,6 +28,7 @@ from multihost.runner.events import (
     Lent,
     Note,
     Printed,
+    Recall,
     Received,
     RelayClosed,
     Relayed,
@@ -125,7 +126,8 @@ class RunnerCore:
     @property
     def impatient(self) -> bool:
         """Whether a ``Tick`` is due within ``STUCK_SECONDS``: tasks wait here, or the drain has a deadline."""
-        return bool(self._queue) or self._drain_until is not None or self._rest_until is not None
+        waiting = bool(self._queue) or any(len(c.running) > self._threads for c in self._children.values())
+        return waiting or self._drain_until is not None or self._rest_until is not None
 
     def next_deadline(self) -> float | None:
         """When a ``Tick`` is due in any case: a task's time is up, or a child takes too long to end."""
@@ -243,9 +245,10 @@ class RunnerCore:
         noted = [(row, start) for row in event.parts if (start := self._note_part(child, *row[:2])) is not None]
         effects = self._report("parts", [row for row, _ in noted], [start for _, start in noted])
         each = event.seconds / max(1, len(event.outcomes))
-        effects += self._report(
-            "settle", [outcome for outcome in event.outcomes if self._note_outcome(child, outcome[0], each)]
-        )
+        outcomes = [outcome for outcome in event.outcomes if self._note_outcome(child, outcome[0], each)]
+        if outcomes:
+            child.since = now
+        effects += self._report("settle", outcomes)
         self._rest_seconds = 0.0
         self._progress = now
         return [*effects, *self._retire_if_worn(child, now), *self._thin_out()]
@@ -418,6 +421,8 @@ class RunnerCore:
                 self._next_child += 1
                 self._children[child.number] = child
                 effects.append(Start(child.number, child.needs))
+            if not child.running:
+                child.since = now
             effects.append(self._hand_over(child, item))
             self._progress = now
         return effects
@@ -518,14 +523,28 @@ class RunnerCore:
             return self._stop_running()
         if self._rest_until is not None and now >= self._rest_until:
             self._rest_until = None
-        effects = self._enforce(now)
+        effects = [*self._enforce(now), *self._recall(now)]
         if self._queue and now - self._progress > STUCK_SECONDS:
             # What runs takes longer than its function used to: let others have what waits behind it.
             for child in self._children.values():
                 for item in child.running.values():
-                    self._seconds[item.measure] = max(self._seconds.get(item.measure, 0.0), HOLD_SECONDS)
+                    self._note_long(item)
             effects += self._give_back_queue()
         return effects
+
+    def _recall(self, now: float) -> list[Effect]:
+        """What lies behind a task that takes long shall not wait for it: have the child give it back."""
+        effects: list[Effect] = []
+        for child in self._children.values():
+            if len(child.running) > self._threads and now - child.since > STUCK_SECONDS and not child.lending:
+                child.since = now  # asked again in a while, if it was between two tasks
+                for item in child.running.values():
+                    self._note_long(item)
+                effects.append(Recall(child.number))
+        return effects
+
+    def _note_long(self, item: Item) -> None:
+        self._seconds[item.measure] = max(self._seconds.get(item.measure, 0.0), HOLD_SECONDS)
 
     def _enforce(self, now: float) -> list[Effect]:
         """Interrupt tasks whose time is up, and kill children that did not end one in time."""

@@ -138,6 +138,12 @@ class Run(NamedTuple):
     options: dict[str, object] = {}  # noqa: RUF012  nobody changes it
 
 
+class Recall(NamedTuple):
+    """Have a child give back what it has not started."""
+
+    child: int
+
+
 class Interrupt(NamedTuple):
     """Have a child end one task, started or not; ``seconds``: the timeout it has spent, None for a cancelled one."""
 
@@ -180,4 +186,4 @@ class Note(NamedTuple):
     text: str
 
 
-Effect = Send | Keep | Drop | Start | Run | Interrupt | Tell | Retire | Condemn | Kill | Exit | Note
+Effect = Send | Keep | Drop | Start | Run | Recall | Interrupt | Tell | Retire | Condemn | Kill | Exit | Note

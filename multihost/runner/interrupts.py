@@ -1,4 +1,6 @@
-"""How a task is ended from outside its process: a signal, and on a socket of its own which task, and why.
+"""How a process is told something while it runs a task: a signal, and on a socket of its own what it means.
+
+Either a task is to be ended, or what has not started is wanted back, because what runs takes long.
 
 The handler raises in the main thread, where the task is, so that its ``finally`` blocks run and its traceback shows
 where it stood. It never raises in code of ours: what is being written is written to its end first.
@@ -19,6 +21,7 @@ from multihost.errors import TaskTimeout
 # The last but one of the real-time signals: no kernel mechanism and no standard library sends one, unlike SIGXCPU (a
 # limit of CPU time), SIGALRM, SIGUSR1 and SIGUSR2, which belong to what the tasks run.
 INTERRUPT = signal.SIGRTMAX - 1
+RECALL = -1  # stands where otherwise the token of the task is that is to be ended
 
 
 # Where in a stack as ``faulthandler`` writes it, most recent call first, the calls of a task end and ours begin.
@@ -50,10 +53,12 @@ class Interrupts:
         self.running: int | None = None  # the token of the task that the main thread runs
         self.raised: BaseException | None = None  # what we raised in it
         self.cancel: Callable[[int, BaseException], bool] | None = None  # cancels a coroutine; False: there is none
+        self.recall: Callable[[], None] | None = None  # gives back what has not started
         self._worker = worker
         self.cancelled: set[int] = set()  # tasks that have not started
         self._guards = 0
         self._postponed: BaseException | None = None
+        self._recall_postponed = False
         self._main = threading.get_ident()
         self._control = control
         control.setblocking(False)
@@ -76,6 +81,9 @@ class Interrupts:
     def __exit__(self, *error: object) -> None:
         if threading.get_ident() == self._main:
             self._guards -= 1
+            if self._recall_postponed and not self._guards:
+                self._recall_postponed = False
+                self._give_back()
             if self._postponed is not None and not self._guards:
                 late, self._postponed = self._postponed, None
                 if self.running is not None:
@@ -83,7 +91,16 @@ class Interrupts:
 
     def _interrupted(self, signum: int, frame: FrameType | None) -> None:
         while order := self._next_order():
-            self._end(*order)
+            if order[0] == RECALL:
+                self._give_back()
+            else:
+                self._end(*order)
+
+    def _give_back(self) -> None:
+        if self._guards:
+            self._recall_postponed = True
+        elif self.recall is not None:
+            self.recall()
 
     def _next_order(self) -> tuple[int, float | None] | None:
         with contextlib.suppress(OSError, EOFError):  # there is no more, or no worker

@@ -199,6 +199,8 @@ class Runner:
                     self._slots.drop(blob_ids)
                 case events.Start(child, needs):
                     self._start(child, needs)
+                case events.Recall(child):
+                    self._slots.recall(child)
                 case events.Interrupt(child, token, seconds):
                     self._slots.interrupt(child, token, seconds)
                 case events.Tell(child, message):

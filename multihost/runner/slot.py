@@ -102,6 +102,7 @@ class Slot:
         self._output.wake = self._outbox.pulse
         self._coroutines = Coroutines(in_thread=not self._alone)
         self._interrupts.cancel = self._coroutines.cancel
+        self._interrupts.recall = self._recalled
         self._door = RelayDoor(
             config.needs,
             {"max_payload": config.max_payload},
@@ -184,6 +185,17 @@ class Slot:
                 self._receive(pickle.loads(self._pipe.recv_bytes()))
         except (EOFError, OSError):
             self._backlog.close()
+
+    def _recalled(self) -> None:
+        """What runs takes long: give back what has not started. This may run at any line of a task."""
+        if self._config.threads == 1 and self._interrupts.running is None:
+            return  # between two tasks; the worker will ask again if the next one takes long, too
+        if self._config.threads == 1 and self._reader is None:
+            with contextlib.suppress(EOFError, OSError):  # the worker is gone: the main loop will notice
+                while self._pipe.poll():
+                    self._receive(pickle.loads(self._pipe.recv_bytes()))
+        if unstarted := self._backlog.give_up():
+            self._outbox.send(("unstarted", unstarted))
 
     def _lend(self, lending: bool) -> None:
         """Our slot may go to another child, and what we have not started with it; or we would have it back."""

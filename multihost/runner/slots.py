@@ -18,7 +18,7 @@ from pathlib import Path
 
 from multihost.errors import ProtocolError
 from multihost.runner import events, slot
-from multihost.runner.interrupts import INTERRUPT, stack_of_tasks
+from multihost.runner.interrupts import INTERRUPT, RECALL, stack_of_tasks
 from multihost.wire import messages
 from multihost.wire.frames import Buffer, FrameReader, frame
 
@@ -131,6 +131,10 @@ class Slots:
         with contextlib.suppress(OSError):
             os.truncate(child.stack, 0)
         _signal(child, INTERRUPT)
+
+    def recall(self, number: int) -> None:
+        """Have a child give back what it has not started."""
+        self.interrupt(number, RECALL, None)
 
     def retire(self, number: int) -> None:
         """Have a child end by itself: nothing more will come through its pipe."""

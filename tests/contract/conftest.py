@@ -6,7 +6,7 @@ for ours; where it does not, the test says both, and docs/from-multiprocessing.m
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ PROJECT = "multihost-test-contract"
 STANDARD, LOCAL, CONTAINERS = "standard library", "local", "containers"
 _BUILD_SECONDS = 300
 _WORKERS = 2
+_CLUSTER = pytest.StashKey[Cluster]()
 # Fork would do it without these lines, but not beside the threads that other tests have left.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.contract.tasks"])
@@ -48,9 +49,23 @@ class Containers:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if Path(__file__).parent in item.path.parents and CONTAINERS in item.name:
+        if Path(__file__).parent in item.path.parents and _in_containers(item):
             item.add_marker(pytest.mark.acceptance)
             item.add_marker(pytest.mark.timeout(_BUILD_SECONDS))
+
+
+def _in_containers(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and CONTAINERS in item.name
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failing test shows what the containers logged."""
+    report = yield
+    cluster = item.config.stash.get(_CLUSTER, None)
+    if report.failed and cluster is not None and _in_containers(item):
+        report.sections += cluster.container_logs()
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -75,7 +90,7 @@ def is_ours(kind: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def containers() -> Iterator[Containers]:
+def containers(request: pytest.FixtureRequest) -> Iterator[Containers]:
     """A cluster of two workers in containers, for the whole session."""
     python_version = os.environ.get("PYTHON_VERSION") or run("scripts/base-image", environ=clean_environ()).strip()
     environ = clean_environ(PYTHON_VERSION=python_version)
@@ -85,6 +100,7 @@ def containers() -> Iterator[Containers]:
     try:
         cluster.down()  # what a run that was killed has left
         cluster.scale(workers=_WORKERS)
+        request.config.stash[_CLUSTER] = cluster
         volume = engine.volumes.get(f"{PROJECT}_data").attrs["Mountpoint"]
         yield Containers({"address": str(cluster.address), "authkey": cluster.authkey}, Path(volume))
     finally:

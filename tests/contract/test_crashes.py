@@ -4,6 +4,7 @@ The standard library's executor breaks for good in some of these cases, and its 
 it gives the call an end. Whatever happens, ours is usable afterwards.
 """
 
+import sys
 import threading
 from collections.abc import Callable
 from concurrent import futures
@@ -158,6 +159,15 @@ def test_the_calls_beside_one_whose_process_dies(own_executor: Any, is_ours: boo
 def test_an_error_that_is_not_true_is_raised_all_the_same(pool: Any) -> None:
     with pytest.raises(tasks.Falsy):
         pool.apply(tasks.fail_falsely)
+
+
+def test_an_executors_error_that_is_not_true_is_raised_all_the_same(executor: Any, is_ours: bool) -> None:
+    """Before 3.13.4 the standard library's takes it for none."""
+    future = executor.submit(tasks.fail_falsely)
+    if is_ours or sys.version_info >= (3, 13, 4):
+        assert isinstance(future.exception(30), tasks.Falsy)
+        with pytest.raises(tasks.Falsy):
+            future.result(30)
 
 
 def test_an_errors_own_cause_is_shown(pool: Any, executor: Any) -> None:

@@ -17,7 +17,7 @@ from tests.contract.conftest import Place
 HEAD = """\
 import gc, json, os, sys, threading, time
 from pathlib import Path
-kind, where, place = json.loads(sys.argv[1])
+kind, where, place, here = json.loads(sys.argv[1])
 if kind == "standard library":
     from concurrent.futures import ProcessPoolExecutor as Executor
     from multiprocessing import Pool
@@ -32,7 +32,7 @@ def mark(name, seconds=0.0):
     return name
 
 def wait_for(*names):
-    while not all(Path(place, name).exists() for name in names):
+    while not all(Path(here, name).exists() for name in names):
         time.sleep(0.005)
 
 def set_place(name):
@@ -57,7 +57,7 @@ def run(kind: str, where: dict[str, Any], place: Place, tmp_path: Path) -> Any:
         told = {name: value.decode() if isinstance(value, bytes) else value for name, value in where.items()}
         environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
         return subprocess.run(
-            [sys.executable, "-W", "ignore", program, json.dumps([kind, told, place.task])],
+            [sys.executable, "-W", "ignore", program, json.dumps([kind, told, place.task, str(place.test)])],
             env=environ,
             capture_output=True,
             text=True,

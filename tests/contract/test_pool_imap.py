@@ -1,7 +1,9 @@
 """``imap`` and ``imap_unordered`` in detail: order, errors of tasks and of the input, laziness, what is kept."""
 
 import gc
+import itertools
 import multiprocessing
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -154,3 +156,51 @@ def test_stop_iteration_in_map_is_an_exception_with_ours(pool: Any, is_ours: boo
             pool.map(tasks.stop_iteration_at_2, range(5), 5)
     else:
         assert pool.map(tasks.stop_iteration_at_2, range(5), 5) == [0, 1]
+
+
+# --- buffersize, which the standard library has from Python 3.15 on --------------------------------------------------
+
+HAS_BUFFERSIZE = sys.version_info >= (3, 15)
+
+
+@BOTH
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_no_more_of_the_input_is_read_than_the_buffersize(
+    make_pool: Callable[..., Any], is_ours: bool, method: str, chunksize: int
+) -> None:
+    if not (is_ours or HAS_BUFFERSIZE):
+        return
+    pool = make_pool(2)
+    read: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in itertools.count():
+            read.append(number)
+            yield number
+
+    results = getattr(pool, method)(tasks.square, numbers(), chunksize, buffersize=2)
+    for taken in range(1, 40):
+        next(results)
+        assert len(read) <= taken + 3 * chunksize
+    pool.terminate()
+    pool.join()
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("buffersize", "error"), [(0, ValueError), (-1, ValueError), (1.0, TypeError), ("2", TypeError)]
+)
+def test_a_wrong_buffersize_is_an_error_at_once(
+    pool: Any, is_ours: bool, method: str, buffersize: Any, error: type[Exception]
+) -> None:
+    if is_ours or HAS_BUFFERSIZE:
+        with pytest.raises(error, match="buffersize must be"):
+            getattr(pool, method)(tasks.square, [1], buffersize=buffersize)
+
+
+@BOTH
+def test_all_results_come_whatever_the_buffersize(pool: Any, is_ours: bool, method: str) -> None:
+    if is_ours or HAS_BUFFERSIZE:
+        for buffersize in (1, 2, 100):
+            found = list(getattr(pool, method)(tasks.square, range(20), 1, buffersize))
+            assert sorted(found) == [n * n for n in range(20)]

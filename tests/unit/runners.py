@@ -22,6 +22,7 @@ from multihost.runner.events import (
     Kill,
     Lent,
     Note,
+    Recall,
     Received,
     Retire,
     Run,
@@ -69,6 +70,7 @@ class Runner:
         self.killed: list[int] = []
         self.retired: list[int] = []
         self.interrupts: list[Interrupt] = []
+        self.recalled: list[int] = []
         self.notes: list[Note] = []
         self.wanted = 0  # as the master knows it
         self.exited = False
@@ -137,6 +139,15 @@ class Runner:
         self.handle(Unstarted(child, unstarted))
         return unstarted
 
+    def give_up(self, child: int) -> list[int]:
+        """A child answers a recall: the tokens of what it has not started."""
+        process = self.processes[child]
+        unstarted = [token for token, _ in process.tasks[1:]]
+        del process.tasks[1:]
+        process.ran -= len(unstarted)
+        self.handle(Unstarted(child, unstarted))
+        return unstarted
+
     def take_back(self, child: int) -> None:
         """Have a child wait no longer."""
         self.processes[child].lending = False
@@ -188,6 +199,9 @@ class Runner:
             case Run():
                 self.runs.append(effect)
                 self._run(effect)
+            case Recall(child):
+                assert len(self.processes[child].tasks) > 1, "nothing lies behind what runs"
+                self.recalled.append(child)
             case Interrupt(child, token):
                 assert token in [given for given, _ in self.processes[child].tasks]
                 self.interrupts.append(effect)

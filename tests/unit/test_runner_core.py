@@ -273,7 +273,41 @@ def test_tasks_that_wait_too_long_behind_others_are_given_back_and_asked_for_no_
     assert runner.said("give_back") == [waiting]
     assert runner.said("want")[-1:] in ([], [0])
     assert runner.wanted == 0
+    (child,) = runner.busy
+    assert runner.recalled == [child]
+    recalled = runner.give_up(child)
+    assert recalled == tokens[1 : len(recalled) + 1]
+    runner.tick(STUCK_SECONDS * 1.1)
+    assert runner.said("give_back") == [recalled]
     assert not runner.core.impatient
+
+
+def test_what_lies_behind_a_long_task_is_recalled_while_others_make_progress(make_runner: MakeRunner) -> None:
+    runner = make_runner(2)
+    measured(runner, MILLISECOND)
+    runner.grant(8)
+    stuck, other = runner.busy
+    for _ in range(3):
+        runner.tick(STUCK_SECONDS * 0.4)
+        runner.finish(other, seconds=MILLISECOND)
+    assert runner.recalled == [stuck]
+    recalled = runner.give_up(stuck)
+    assert len(recalled) == 3
+    runner.finish(other, seconds=MILLISECOND)
+    assert [token for token, _ in runner.processes[other].tasks] == [recalled[0]], "the free slot goes on with them"
+    assert len(runner.processes[stuck].tasks) == 1
+
+
+def test_child_that_was_between_two_tasks_is_asked_again(make_runner: MakeRunner) -> None:
+    runner = make_runner(1)
+    measured(runner, MILLISECOND)
+    runner.grant(4)
+    (child,) = runner.busy
+    runner.tick(STUCK_SECONDS * 1.1)
+    runner.tick(STUCK_SECONDS * 0.5)
+    assert runner.recalled == [child]
+    runner.tick(STUCK_SECONDS)
+    assert runner.recalled == [child, child]
 
 
 def test_tasks_are_not_given_back_while_there_is_progress(make_runner: MakeRunner) -> None:

@@ -37,13 +37,22 @@ def run_chunk(
     return [(start, outcomes.pairs()) for start, _, outcomes in loaded]
 
 
-def test_slow_items_are_handed_over_one_by_one_and_the_outcome_of_the_chunk_is_empty_then() -> None:
+def test_slow_items_are_handed_over_one_by_one_and_the_last_one_with_the_outcome_of_the_chunk() -> None:
     parts = run_chunk(lambda x: x * x, [1, 2, 3], done=4)
-    assert parts == [(4, [(True, 1)]), (5, [(True, 4)]), (6, [(True, 9)]), (7, [])]
+    assert parts == [(4, [(True, 1)]), (5, [(True, 4)]), (6, [(True, 9)])]
 
 
 def test_tiny_items_are_gathered() -> None:
     assert run_chunk(str, [1, 2], gather_seconds=60.0) == [(0, [(True, "1"), (True, "2")])]
+
+
+def test_last_item_is_not_handed_over_before_the_chunk_has_ended() -> None:
+    chunk = ChunkRun(0, 1 << 20, dump_error)
+    chunk.run(str, [1, 2], lambda: None, 60.0, lambda error: False)
+    ((_, first),) = chunk.take()
+    assert (load_part(first)[0], chunk.take()) == (0, []), "a thread takes what has ended, at any moment"
+    parts, last = chunk.take_last()
+    assert (parts, load_part(last)[0], load_part(last)[2].pairs()) == ([], 1, [(True, "2")])
 
 
 def test_chunk_of_which_all_items_have_ended_gives_an_empty_outcome() -> None:
