@@ -100,7 +100,8 @@ class Interrupts:
         if self._guards:
             self._recall_postponed = True
         elif self.recall is not None:
-            self.recall()
+            with self:  # a cancel that comes now ends the task when what is given back is given back
+                self.recall()
 
     def _next_order(self) -> tuple[int, float | None] | None:
         with contextlib.suppress(OSError, EOFError):  # there is no more, or no worker
