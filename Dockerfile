@@ -44,6 +44,8 @@ LABEL org.opencontainers.image.title="multihost master" \
       org.opencontainers.image.description="Serves tasks and shared queues to workers and clients on one port"
 COPY --from=builder /opt/multihost /opt/multihost
 COPY master/ master/
+# For the journal; where no volume is mounted on it, MULTIHOST_JOURNAL stays `memory`.
+RUN install --directory --owner=multihost --group=multihost --mode=0750 /var/lib/multihost
 USER multihost
 # A container is reached from outside or not at all; on a bare host the program listens on loopback.
 ENV MULTIHOST_ADDRESS=0.0.0.0:5000

@@ -24,7 +24,7 @@ def test_up_runs_the_job_anew_each_time_and_down_removes_the_cluster(make_cluste
     assert cluster.containers() == []
     # The volumes stay, and the key with them.
     volumes = cluster.engine.volumes.list(filters={"label": f"com.docker.compose.project={cluster.project}"})
-    assert {volume.name.removeprefix(f"{cluster.project}_") for volume in volumes} == {"key", "data", "logs"}
+    assert {volume.name.removeprefix(f"{cluster.project}_") for volume in volumes} == {"key", "journal", "data", "logs"}
 
 
 def test_join_command_tells_that_the_port_is_not_open_to_others(make_cluster: ClusterMaker) -> None:
