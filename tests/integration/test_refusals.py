@@ -19,6 +19,7 @@ def test_a_client_whose_blobs_are_refused_is_told_why(cluster: Cluster, monkeypa
     with pytest.raises(multihost.ProtocolError, match="refused what this program sent"):
         pool.apply(len, ["abc"])  # the session has ended; the next call says so at once
     pool.terminate()
+    master.wait_for_log("closed the connection")
     assert master.log().count("session began") == 1  # it did not come back
     assert master.log().count("closed the connection") == 1
 
