@@ -160,12 +160,12 @@ def test_full_disk_makes_the_master_wait_until_there_is_room(tmp_path: Path, sma
         cluster.start_worker()
         filler.write_bytes(bytes(3 * MEGABYTE))
         with cluster.pool() as pool:
-            outcome = pool.map_async(len, [bytes(100_000)] * 40, chunksize=1)
+            outcome = pool.map_async(len, [bytes(100_000)] * 20, chunksize=1)
             master.wait_for_log("could not be written")
             with pytest.raises(multihost.TimeoutError):
                 outcome.get(1.0)
             assert cluster.statistics()["workers"], "questions are answered"
             filler.unlink()
-            assert outcome.get(DEADLINE) == [100_000] * 40
+            assert outcome.get(DEADLINE) == [100_000] * 20
         assert "work goes on" in master.log()
         assert len([line for line in master.log().splitlines() if "could not be written" in line]) < 3
