@@ -243,8 +243,9 @@ class Cluster:
         """
         for pool in self._pools:
             pool.terminate()
-        for program in reversed(self.programs):
-            program.end()
+        with contextlib.ExitStack() as ends:  # one that hangs keeps no other from its end
+            for program in self.programs:
+                ends.callback(program.end)
         try:
             wait_until(lambda: not self._left(), "every process of the cluster ended", 10.0)
         except TimeoutError:
