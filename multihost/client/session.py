@@ -253,9 +253,7 @@ class Session:
         atexit.unregister(self.close)
         with self._lock:
             connection, self._connection = self._connection, None
-        self._end(ClientClosed())
-        if connection is not None:
-            _say_goodbye(connection)
+        self._end(ClientClosed(), connection)
         if threading.current_thread() is not self._receiver:
             self._receiver.join(_CLOSE_SECONDS)
         if connection is not None:
@@ -445,14 +443,16 @@ class Session:
             return
         self._attach(new, answer)
 
-    def _end(self, error: BaseException) -> None:
-        """Fail what is left, once."""
+    def _end(self, error: BaseException, connection: Link | None = None) -> None:
+        """Fail what is left, once; say goodbye over ``connection`` before that, for callbacks may close us again."""
         with self._changed:
             if self._error is None:
                 self._error = error
             callbacks, self._callbacks = list(self._callbacks.values()), {}
             self._ended.set()
             self._changed.notify_all()
+        if connection is not None:
+            _say_goodbye(connection)
         for callback in callbacks:
             _fail(callback, error)
 

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 import multihost
-from multihost.errors import RemoteTraceback
+from multihost.errors import ClientClosed, RemoteTraceback
 from tests.integration import tasks
 from tests.integration.cluster import DEADLINE, Cluster, wait_until
 
@@ -698,6 +698,24 @@ def test_a_dropped_imap_goes_on_as_long_as_its_pool(shared_cluster: Cluster, tmp
     pool.close()
     pool.join()
     assert len(list(tmp_path.iterdir())) == 2000
+
+
+def test_the_master_hears_of_the_end_before_callbacks_do_for_they_may_close_the_pool_again(
+    shared_cluster: Cluster,
+) -> None:
+    before = shared_cluster.statistics()["sessions"]
+    errors: list[BaseException] = []
+    pool = shared_cluster.pool()
+
+    def ended(error: BaseException) -> None:
+        wait_until(lambda: shared_cluster.statistics()["sessions"] == before, "the master ended the session")
+        pool.terminate()
+        errors.append(error)
+
+    pool.apply_async(time.sleep, (60,), error_callback=ended)
+    pool.close()
+    pool.terminate()
+    assert [type(error) for error in errors] == [ClientClosed]
 
 
 # --- pools that are dropped ------------------------------------------------------------------------------------
