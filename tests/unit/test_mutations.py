@@ -104,7 +104,7 @@ def damage(content: bytes, chance: random.Random) -> bytes:
 
 
 def asks_for_memory(content: bytes) -> bool:
-    """Whether pickle would make its memo, or an array, as large as the frame says, and only then look for what is in it.
+    """Whether pickle would make its memo, or an array, as large as the frame says before it looks for what is in it.
 
     A key holder can do that to the master; here it would only be slow.
     """
