@@ -38,7 +38,8 @@ class Cluster:
             "MULTIHOST_LOG_LEVEL": "ERROR",
         }
         kept = {"MULTIHOST_JOURNAL": str(self._directory), "MULTIHOST_JOURNAL_SYNC": journal}
-        self.master = self._start("master/task_master.py", {} if journal == "memory" else kept)
+        self._of_master = {} if journal == "memory" else kept
+        self.master = self._start("master/task_master.py", self._of_master)
         self._others: list[subprocess.Popen[bytes]] = []
         try:
             programs.wait_until(lambda: self._workers() is not None, "the master answered")
@@ -53,6 +54,12 @@ class Cluster:
         """Start a worker, which may reach the master at another address; does not wait for it."""
         settings = {"MULTIHOST_SLOTS": str(slots), "MULTIHOST_ADDRESS": str(address or self.address)}
         self._others.append(self._start("worker/task_worker.py", settings))
+
+    def restart_master(self) -> None:
+        """End the master without a word, and start another one with its journal; does not wait for it."""
+        self.master.kill()
+        self.master.wait()
+        self.master = self._start("master/task_master.py", self._of_master)
 
     def statistics(self) -> dict[str, Any]:
         """What the master tells of itself. Raises: MasterUnreachable."""
