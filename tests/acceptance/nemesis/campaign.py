@@ -4,6 +4,8 @@ import io
 import tarfile
 from typing import Any
 
+import docker
+
 import multihost
 from tests.acceptance.cluster import Cluster, wait_until
 from tests.acceptance.nemesis import marks
@@ -60,8 +62,11 @@ def _left(cluster: Cluster) -> int:
 
 def _runs(cluster: Cluster) -> list[Run]:
     """From the volume, by way of any worker."""
-    chunks, _ = cluster.containers("worker")[0].get_archive(MARKS)
     lines: list[str] = []
+    try:
+        chunks, _ = cluster.containers("worker")[0].get_archive(MARKS)
+    except docker.errors.NotFound:
+        return []  # no task has begun
     with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
         for member in archive:
             if (file := archive.extractfile(member)) is not None:
