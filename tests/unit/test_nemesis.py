@@ -116,6 +116,10 @@ def leave_one(history: History) -> None:
     history.left = 1
 
 
+def crash(history: History) -> None:
+    history.tracebacks = ["master-1"]
+
+
 def recover_late(history: History) -> None:
     history.told[-1] = replace(history.told[-1], at=18.6 + RECOVERY_LIMIT)
     history.faults.append(Injected("kill master", "master", 18.55))
@@ -138,6 +142,7 @@ def recover_late(history: History) -> None:
         (fail, "ended in an error: 1, such as task 5"),
         (repeat_without_a_fault, "run twice without any fault: 1, such as task 7"),
         (leave_one, "left in the master: 1"),
+        (crash, "tracebacks in logs: 1, of master-1"),
         (recover_late, "recovery: no outcome for 60.0 s"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

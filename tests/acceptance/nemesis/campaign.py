@@ -43,6 +43,7 @@ def run(cluster: Cluster, seed: int, count: int, seconds: float, workers: int) -
         load.drain(DRAIN_SECONDS)
         history.left = _left(cluster)
     history.runs = _runs(cluster)
+    history.tracebacks = _tracebacks(cluster)
     return history, check(history, {number: checksum(number) for number in range(count)})
 
 
@@ -72,3 +73,9 @@ def _runs(cluster: Cluster) -> list[Run]:
             if (file := archive.extractfile(member)) is not None:
                 lines += file.read().decode().splitlines()
     return marks.read(lines)
+
+
+def _tracebacks(cluster: Cluster) -> list[str]:
+    """Of what is still there: the log of a worker that was scaled away went with it."""
+    logs = {str(container.name): container.logs().decode(errors="replace") for container in cluster.containers()}
+    return [name for name, log in logs.items() for _ in range(log.count("Traceback (most recent call last)"))]

@@ -63,6 +63,7 @@ class History:
     faults: list[Injected] = field(default_factory=list)
     skipped: int = 0  # faults for which there was nothing to fall on
     left: int = 0  # tasks that the master still had at the end
+    tracebacks: list[str] = field(default_factory=list)  # names of containers, one for each in its log
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,9 @@ class _Checker:
         self._must_be_none("results of no run", self._of_no_run())
         self._must_be_none("ended in an error", sorted({told.task for told in history.told if told.error}))
         self._must_be_none("left in the master", range(history.left))
+        self._row("tracebacks in logs", len(history.tracebacks))
+        if history.tracebacks:  # I12
+            self._problems.append(f"tracebacks in logs: {len(history.tracebacks)}, of {history.tracebacks[0]}")
         self._row("longest wait for an outcome", f"{self._longest_wait():.1f} s")
         self._recovery()
         self._faults()

@@ -1,7 +1,7 @@
 """Lets the faults of a schedule fall on a cluster in containers, each in its time, and mends them.
 
-Each fault has a thread of its own, for some take the engine a while. At most one at a time falls on a container; what
-finds none that is whole is skipped.
+Each fault has a thread of its own, for some take the engine a while. At most one at a time falls on a container; one
+that finds none that is whole waits for a while, and is skipped then.
 """
 
 import contextlib
@@ -19,9 +19,14 @@ from tests.acceptance.nemesis.schedule import Fault
 
 # Longer than a worker's drain may take here; the engine kills it then.
 _STOP_SECONDS = 20
-# The most that all of the faults under way may take to end, and a change of the number of workers to find a moment.
-_END_SECONDS = 60.0
-_QUIET_SECONDS = 15.0
+# The most that all of the faults under way may take to end; that a fault waits for what it can fall on; that the engine
+# takes to start a program again.
+_END_SECONDS = 90.0
+_WAIT_SECONDS = 20.0
+_RESTART_SECONDS = 20.0
+_POLL_SECONDS = 0.1
+# Scaling up never brings more than so many beyond those of the beginning.
+_MORE_WORKERS = 2
 # The program itself: the one child of the container's init.
 _KILL_PROGRAM = "kill -KILL $(cat /proc/1/task/1/children)"
 
@@ -101,20 +106,17 @@ class Injector:
 
     @contextlib.contextmanager
     def _one_of(self, service: str, fault: Fault) -> Iterator[Any]:
-        """A container that runs and is under no fault, which is ours meanwhile; None: there is none."""
+        """A container that runs and is under no fault, which is ours meanwhile; None: for a while there was none."""
+        deadline = time.monotonic() + _WAIT_SECONDS
         with self._changed:
-            whole = [
-                container
-                for container in ([] if self._scaling and service == "worker" else self._cluster.containers(service))
-                if container.status == "running" and container.name not in self._busy
-            ]
+            while not (whole := self._whole(service)) and time.monotonic() < deadline:
+                self._changed.wait(_POLL_SECONDS)
             chosen = whole[int(fault.pick * len(whole))] if whole else None
-            if chosen is not None:
+            if chosen is None:
+                self._skip(fault)
+            else:
                 self._busy.add(chosen.name)
                 self._note(fault, str(chosen.name))
-            else:
-                self._history.skipped += 1
-                self._say(f"{fault.kind}: nothing to fall on")
         try:
             yield chosen
         finally:
@@ -122,6 +124,17 @@ class Injector:
                 if chosen is not None:
                     self._busy.remove(chosen.name)
                 self._changed.notify_all()
+
+    def _whole(self, service: str) -> list[Any]:
+        """What a fault may fall on now; under the lock."""
+        if self._scaling and service == "worker":
+            return []
+        containers = self._cluster.containers(service)
+        return [each for each in containers if each.status == "running" and each.name not in self._busy]
+
+    def _skip(self, fault: Fault) -> None:
+        self._history.skipped += 1
+        self._say(f"{fault.kind}: nothing to fall on")
 
     # --- faults ------------------------------------------------------------------------------------------------
 
@@ -151,9 +164,9 @@ class Injector:
                 # With its program the container ends, and with the container the shell that does this.
                 with contextlib.suppress(docker.errors.APIError):
                     in_container(container, "sh", "-c", _KILL_PROGRAM)
-                deadline = time.monotonic() + _QUIET_SECONDS
+                deadline = time.monotonic() + _RESTART_SECONDS
                 while time.monotonic() < deadline and not (_restarts(container) > restarts and _runs(container)):
-                    time.sleep(0.1)
+                    time.sleep(_POLL_SECONDS)
 
     def _pause_worker(self, fault: Fault) -> None:
         self._pause("worker", fault)
@@ -190,21 +203,21 @@ class Injector:
         self._scale_by(-1 - round(fault.pick), fault)
 
     def _scale_by(self, more: int, fault: Fault) -> None:
-        """Change the number of workers, in a moment when none of them is under a fault; no new one begins meanwhile."""
+        """Change the number of workers while none of them is under a fault: compose knows nothing of paused ones."""
         with self._changed:
-            quiet = self._changed.wait_for(
-                lambda: not self._scaling and not any("worker" in name for name in self._busy), _QUIET_SECONDS
-            )
-            if not quiet:
-                self._history.skipped += 1
-                self._say(f"{fault.kind}: found no moment")
+            if not self._changed.wait_for(lambda: not self._scaling, _WAIT_SECONDS):
+                self._skip(fault)
                 return
-            self._scaling = True
+            self._scaling = True  # no fault on a worker begins from here on
+            idle = self._changed.wait_for(lambda: not any("worker" in name for name in self._busy), _WAIT_SECONDS)
         try:
             now = len(self._cluster.containers("worker"))
-            wanted = max(1, min(now + more, self._workers + 3))
-            self._note(fault, f"{now} to {wanted} workers")
-            self._scale(wanted)
+            wanted = max(1, min(now + more, self._workers + _MORE_WORKERS))
+            if idle and wanted != now:
+                self._note(fault, f"{now} to {wanted} workers")
+                self._scale(wanted)
+            else:
+                self._skip(fault)
         finally:
             with self._changed:
                 self._scaling = False
