@@ -17,4 +17,5 @@ def test_no_task_is_lost_or_recorded_twice_whatever_breaks(make_cluster: Cluster
 
     assert verdict.problems == []
     assert len(history.acknowledged) == 2000
+    assert len({sent.task for sent in history.sent}) == 1000, "each task that was submitted alone was seen on its way"
     assert Counter(fault.kind for fault in history.faults).keys() == KINDS.keys()

@@ -32,8 +32,12 @@ def run(cluster: Cluster, seed: int, count: int, seconds: float, workers: int) -
     history = History()
     cluster.scale(workers)
     injector = Injector(cluster, schedule(seed, seconds * _FAULTY_SHARE), workers, history)
-    with multihost.Pool(address=str(cluster.address), authkey=cluster.authkey) as pool:
-        load = Load(pool, history)
+    address, authkey = str(cluster.address), cluster.authkey
+    with (
+        multihost.Pool(address=address, authkey=authkey) as singles,
+        multihost.Pool(address=address, authkey=authkey) as chunks,
+    ):
+        load = Load(singles, chunks, history)
         injector.start()
         try:
             load.submit(count, seconds)

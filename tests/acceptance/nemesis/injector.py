@@ -25,7 +25,8 @@ _END_SECONDS = 90.0
 _WAIT_SECONDS = 20.0
 _RESTART_SECONDS = 20.0
 _POLL_SECONDS = 0.1
-# Scaling up never brings more than so many beyond those of the beginning.
+# Scaling down leaves so many, and scaling up brings at most so many beyond those of the beginning.
+_FEWEST_WORKERS = 2
 _MORE_WORKERS = 2
 # The program itself: the one child of the container's init.
 _KILL_PROGRAM = "kill -KILL $(cat /proc/1/task/1/children)"
@@ -212,7 +213,7 @@ class Injector:
             idle = self._changed.wait_for(lambda: not any("worker" in name for name in self._busy), _WAIT_SECONDS)
         try:
             now = len(self._cluster.containers("worker"))
-            wanted = max(1, min(now + more, self._workers + _MORE_WORKERS))
+            wanted = max(_FEWEST_WORKERS, min(now + more, self._workers + _MORE_WORKERS))
             if idle and wanted != now:
                 self._note(fault, f"{now} to {wanted} workers")
                 self._scale(wanted)
