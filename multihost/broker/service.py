@@ -32,6 +32,10 @@ T = TypeVar("T")
 QUEUES = ("get_task_queue", "get_result_queue")
 # What peers may ask and say while nothing can be written down.
 _HARMLESS = {"ping", "heartbeat", "ask"}
+# Nobody waits for these alone: they go with what is sent to their peer next, or after so long. Longer keeps clients
+# with much to submit waiting while nothing comes back; shorter is a send for each task, where tasks come one by one.
+_LEISURELY = {"accepted", "recorded"}
+_LEISURE_SECONDS = 0.002
 
 
 def make_server(
@@ -109,6 +113,7 @@ class Service:
         self._max_payload = max_payload
         self._links: dict[int, _Link] = {}
         self._dirty: dict[int, _Link] = {}  # links with something in their outbox, to be flushed
+        self._leisurely: set[int] = set()  # links that have had something in their outbox that can wait for a while
         self._replies: list[Reply] = []  # to callers of shared queues, to be flushed
         self._flushing = False  # whether that is due at the end of this turn
         self._ended = False
@@ -232,7 +237,20 @@ class Service:
         if link is None or (message[0] == "output" and not link.peer.writable):
             return  # what tasks print is for those who look at once; nobody's memory is to hold it
         link.outbox.append(message)
-        self._mark(link)
+        if message[0] in _LEISURELY:
+            self._mark_later(connection)
+        else:
+            self._mark(link)
+
+    def _mark_later(self, connection: int) -> None:
+        if not self._leisurely:
+            self._loop.call_later(_LEISURE_SECONDS, self._mark_leisurely)
+        self._leisurely.add(connection)
+
+    def _mark_leisurely(self) -> None:
+        numbers, self._leisurely = self._leisurely, set()
+        for number in numbers:
+            self.writable(number)
 
     def _mark(self, link: _Link) -> None:
         self._dirty[link.peer.number] = link

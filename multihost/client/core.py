@@ -2,6 +2,7 @@
 
 A task has a sequence number, given here; the master drops what it has seen before, so sending again is safe. A new
 batch leaves when the last one was accepted: alone, a task leaves at once; under load, batches form by themselves.
+Behind a task that left alone one more batch leaves at once, for the master takes its time to say that it has it.
 """
 
 from collections import OrderedDict
@@ -39,7 +40,8 @@ class ClientCore:
     _unsent: OrderedDict[int, None] = field(default_factory=OrderedDict)  # numbers, those to send first in front
     _blobs: dict[str, Blob] = field(default_factory=dict)
     _blobs_sent: set[str] = field(default_factory=set)
-    _awaited: int = -1  # the highest number in the batch that is not accepted yet; -1: none is under way
+    _awaited: int = -1  # the highest number in the batches that are not accepted yet; -1: none is under way
+    _lone: bool = False  # whether that is one task, with none under way before it
     _finished: list[int] = field(default_factory=list)  # outcomes that came and are not acknowledged
     _finished_bytes: int = 0
     _cancels: dict[int, bool] = field(default_factory=dict)  # to be cancelled (even when running), until answered
@@ -67,7 +69,7 @@ class ClientCore:
 
     def next_batch(self) -> list[Message]:
         """What to send now; empty while the last batch is not accepted and nothing else is to be said."""
-        batch = self._submits() if self._awaited < 0 and self._unsent else []
+        batch = self._submits() if self._unsent and (self._awaited < 0 or self._lone) else []
         if len(self._cancels) > len(self._cancels_sent):
             unasked = sorted(self._cancels.keys() - self._cancels_sent)
             self._cancels_sent.update(unasked)
@@ -98,17 +100,18 @@ class ClientCore:
     def accepted(self, below: int) -> None:
         """The master has every task below this number."""
         if below > self._awaited:
-            self._awaited = -1
+            self._awaited, self._lone = -1, False
 
     def finished(self, sequence: int, size_bytes: int) -> Pending | None:
         """An outcome of that size came; the task, or None if its outcome had come before."""
+        self.accepted(sequence + 1)  # as the master takes them in order
         self._finished.append(sequence)
         self._finished_bytes += size_bytes
         return self.pending.pop(sequence, None)
 
     def reconnected(self, known: bool, accepted: int) -> None:
         """A new connection: ``accepted`` as the master says; unless it is ``known`` there, the session starts anew."""
-        self._awaited = -1
+        self._awaited, self._lone = -1, False
         self._blobs_sent.clear()  # whatever was under way, blobs too, may have been lost with the connection
         self._cancels = {sequence: how for sequence, how in self._cancels.items() if sequence in self.pending}
         self._cancels_sent.clear()
@@ -135,7 +138,8 @@ class ClientCore:
             payloads.append(task.payload)
             size += len(task.payload)
             tasks += 1
-            self._awaited = sequence
+        self._lone = self._awaited < 0 and tasks == 1
+        self._awaited = sequence
         return messages
 
     def _blobs_of(self, function_id: str) -> list[Message]:

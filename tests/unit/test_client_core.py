@@ -74,6 +74,29 @@ def test_nothing_new_leaves_before_the_last_batch_is_accepted(client: ClientCore
     assert client.unsent == 0
 
 
+def test_behind_a_task_that_left_alone_one_more_batch_leaves_at_once(client: ClientCore) -> None:
+    add(client, b"0")
+    batch(client)
+    add(client, b"1")
+    assert batch(client) == [("submit", 1, F.blob_id, {}, [b"1"])]
+    add(client, b"2")
+    assert batch(client) == []
+    client.accepted(1)
+    assert batch(client) == []
+    client.accepted(2)
+    assert batch(client) == [("submit", 2, F.blob_id, {}, [b"2"])]
+
+
+def test_an_outcome_says_that_its_task_was_accepted_and_those_before_it(client: ClientCore) -> None:
+    add(client, b"0", b"1")
+    batch(client)
+    add(client, b"2")
+    client.finished(0, 10)
+    assert batch(client) == []
+    client.finished(1, 10)
+    assert names(batch(client)) == ["acknowledge", "submit"]
+
+
 def test_numbers_rise_by_one_from_0(client: ClientCore) -> None:
     assert add(client, b"", b"", b"") == [0, 1, 2]
     assert [*client.pending] == [0, 1, 2]
