@@ -13,6 +13,7 @@ import threading
 import time
 import types
 import warnings
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
@@ -738,13 +739,15 @@ def test_a_pool_that_is_dropped_is_a_resource_warning_and_its_session_ends(share
 
 
 def test_a_result_keeps_its_pool_until_it_has_come(shared_cluster: Cluster) -> None:
-    outcome = multihost.Pool(address=str(shared_cluster.address), authkey=shared_cluster.authkey).apply_async(
-        tasks.sleep, (0.3,)
-    )
+    pool = multihost.Pool(address=str(shared_cluster.address), authkey=shared_cluster.authkey)
+    kept = weakref.ref(pool._member)
+    outcome = pool.apply_async(tasks.sleep, (0.3,))
+    del pool
     gc.collect()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # in the thread that brings the result
         assert outcome.get(DEADLINE) == 0.3
+        wait_until(lambda: kept() is None, "the pool was collected")
 
 
 def test_a_program_that_forgets_its_pools_ends(cluster: Cluster, tmp_path: Path) -> None:
