@@ -253,9 +253,8 @@ class Session:
         atexit.unregister(self.close)
         with self._lock:
             connection, self._connection = self._connection, None
-        self._end(ClientClosed())
-        if connection is not None:
-            _say_goodbye(connection)
+        # The goodbye comes first: a callback may close once more, and wait for the receiving thread, which that ends.
+        self._end(ClientClosed(), connection)
         if threading.current_thread() is not self._receiver:
             self._receiver.join(_CLOSE_SECONDS)
         if connection is not None:
@@ -445,16 +444,20 @@ class Session:
             return
         self._attach(new, answer)
 
-    def _end(self, error: BaseException) -> None:
-        """Fail what is left, once."""
+    def _end(self, error: BaseException, connection: Link | None = None) -> None:
+        """Say goodbye over ``connection``, if there is one, and fail what is left, once."""
         with self._changed:
             if self._error is None:
                 self._error = error
             callbacks, self._callbacks = list(self._callbacks.values()), {}
             self._ended.set()
             self._changed.notify_all()
-        for callback in callbacks:
-            _fail(callback, error)
+        try:
+            if connection is not None:
+                _say_goodbye(connection)
+        finally:
+            for callback in callbacks:
+                _fail(callback, error)
 
 
 def _say_goodbye(connection: Link) -> None:
