@@ -253,6 +253,7 @@ class Session:
         atexit.unregister(self.close)
         with self._lock:
             connection, self._connection = self._connection, None
+        # The goodbye comes first: a callback may close once more, and wait for the receiving thread, which that ends.
         self._end(ClientClosed(), connection)
         if threading.current_thread() is not self._receiver:
             self._receiver.join(_CLOSE_SECONDS)
@@ -444,17 +445,19 @@ class Session:
         self._attach(new, answer)
 
     def _end(self, error: BaseException, connection: Link | None = None) -> None:
-        """Fail what is left, once; say goodbye over ``connection`` before that, for callbacks may close us again."""
+        """Say goodbye over ``connection``, if there is one, and fail what is left, once."""
         with self._changed:
             if self._error is None:
                 self._error = error
             callbacks, self._callbacks = list(self._callbacks.values()), {}
             self._ended.set()
             self._changed.notify_all()
-        if connection is not None:
-            _say_goodbye(connection)
-        for callback in callbacks:
-            _fail(callback, error)
+        try:
+            if connection is not None:
+                _say_goodbye(connection)
+        finally:
+            for callback in callbacks:
+                _fail(callback, error)
 
 
 def _say_goodbye(connection: Link) -> None:
