@@ -89,3 +89,25 @@ def test_the_compose_file_passes_every_setting_on_and_has_the_documented_default
 def test_the_readme_tells_every_exit_code() -> None:
     (sentence,) = re.findall(r"The programs exit with 0 .*?\n\n", README, re.DOTALL)
     assert {int(code) for code in re.findall(r"\b\d+\b", sentence)} == {*map(int, ExitCode)}
+
+
+def test_the_tests_that_the_page_about_reliability_names_exist() -> None:
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    named = re.findall(r"`(\w+/test_\w+\.py)::(test_\w+)`", text)
+    assert text.count("::") == len(named) > 100
+    missing = {
+        (file, test)
+        for file, test in named
+        if not re.search(rf"^def {test}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE)
+    }
+    assert not missing
+
+
+def test_each_fault_is_shown_by_a_test_or_said_to_be_missing() -> None:
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    rows = re.findall(r"^\| ?(\d*) \| ([^|]+) \| ([^|]+) \| ([^|]*)\|$", text, re.MULTILINE)
+    numbers = [number for number, *_ in rows if number]
+    assert len(numbers) > 50
+    assert len({*numbers}) == len(numbers)
+    unshown = {fault for _, fault, happens, tests in rows if "not yet" not in happens.lower() and "::" not in tests}
+    assert unshown == {"fault"}, "the heads alone"
