@@ -120,6 +120,10 @@ def crash(history: History) -> None:
     history.tracebacks = ["master-1"]
 
 
+def get_into_trouble(history: History) -> None:
+    history.troubles = ["the workers did not come back"]
+
+
 def recover_late(history: History) -> None:
     history.told[-1] = replace(history.told[-1], at=18.6 + RECOVERY_LIMIT)
     history.faults.append(Injected("kill master", "master", 18.55))
@@ -143,6 +147,7 @@ def recover_late(history: History) -> None:
         (repeat_without_a_fault, "run twice without any fault: 1, such as task 7"),
         (leave_one, "left in the master: 1"),
         (crash, "tracebacks in logs: 1, of master-1"),
+        (get_into_trouble, "the workers did not come back"),
         (recover_late, "recovery: no outcome for 60.0 s"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

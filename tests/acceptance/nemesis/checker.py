@@ -63,6 +63,7 @@ class History:
     faults: list[Injected] = field(default_factory=list)
     skipped: int = 0  # faults for which there was nothing to fall on
     left: int = 0  # tasks that the master still had at the end
+    troubles: list[str] = field(default_factory=list)  # what should not have happened and is of no one task
     tracebacks: list[str] = field(default_factory=list)  # names of containers, one for each in its log
 
 
@@ -112,6 +113,8 @@ class _Checker:
         self._row("tracebacks in logs", len(history.tracebacks))
         if history.tracebacks:  # I12
             self._problems.append(f"tracebacks in logs: {len(history.tracebacks)}, of {history.tracebacks[0]}")
+        self._row("other troubles", len(history.troubles))
+        self._problems += history.troubles
         self._row("longest wait for an outcome", f"{self._longest_wait():.1f} s")
         self._recovery()
         self._faults()
