@@ -60,6 +60,15 @@ def test_a_task_that_was_not_acknowledged_may_have_no_outcome_or_one(history: Hi
     assert value_of(verdict, "not acknowledged, and done") == "1"
 
 
+def test_a_task_may_be_given_up_after_three_faults_and_not_after_one(history: History) -> None:
+    history.told[5] = Told(5, 5.5, None, "WorkerDied: it was given up", losses=3)
+    assert check(history, RIGHT).problems[0].startswith("ended in an error: 1, such as task 5")
+    history.faults *= 3
+    verdict = check(history, RIGHT)
+    assert verdict.problems == []
+    assert value_of(verdict, "dead letters") == "1"
+
+
 def lose(history: History) -> None:
     del history.told[5]
 
@@ -105,7 +114,7 @@ def answer_from_a_run_that_was_cut_short(history: History) -> None:
 
 
 def fail(history: History) -> None:
-    history.told[5] = Told(5, 5.5, None, "WorkerDied: the task was given up")
+    history.told[5] = Told(5, 5.5, None, "ValueError: five")
 
 
 def repeat_without_a_fault(history: History) -> None:
@@ -118,6 +127,10 @@ def leave_one(history: History) -> None:
 
 def crash(history: History) -> None:
     history.tracebacks = ["master-1"]
+
+
+def get_into_trouble(history: History) -> None:
+    history.troubles = ["the workers did not come back"]
 
 
 def recover_late(history: History) -> None:
@@ -143,6 +156,7 @@ def recover_late(history: History) -> None:
         (repeat_without_a_fault, "run twice without any fault: 1, such as task 7"),
         (leave_one, "left in the master: 1"),
         (crash, "tracebacks in logs: 1, of master-1"),
+        (get_into_trouble, "the workers did not come back"),
         (recover_late, "recovery: no outcome for 60.0 s"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

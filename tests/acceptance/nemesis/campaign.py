@@ -41,9 +41,14 @@ def run(cluster: Cluster, seed: int, count: int, seconds: float, workers: int) -
         injector.start()
         try:
             load.submit(count, seconds)
+        except multihost.MultihostError as error:
+            history.troubles.append(f"a submit failed: {error!r}")
         finally:
             injector.finish()
-        cluster.wait_for_workers(workers)
+        try:
+            cluster.wait_for_workers(workers)
+        except TimeoutError as error:
+            history.troubles.append(f"when all was mended, {error}")
         load.drain(DRAIN_SECONDS)
         history.left = _left(cluster)
     history.runs = _runs(cluster)

@@ -9,6 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from multihost.broker.tasks import MAX_DELIVERIES
+
 # Seconds from a fault to the next outcome after it, at most.
 RECOVERY_LIMIT = 60.0
 _EXAMPLES = 5
@@ -22,6 +24,7 @@ class Told:
     at: float
     value: object
     error: str = ""
+    losses: int = 0  # how many deliveries were lost, if it was given up for that
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class History:
     faults: list[Injected] = field(default_factory=list)
     skipped: int = 0  # faults for which there was nothing to fall on
     left: int = 0  # tasks that the master still had at the end
+    troubles: list[str] = field(default_factory=list)  # what should not have happened and is of no one task
     tracebacks: list[str] = field(default_factory=list)  # names of containers, one for each in its log
 
 
@@ -107,11 +111,15 @@ class _Checker:
         self._must_be_none("unexpected", self._unexpected())
         self._must_be_none("wrong sums", self._wrong())
         self._must_be_none("results of no run", self._of_no_run())
-        self._must_be_none("ended in an error", sorted({told.task for told in history.told if told.error}))
+        dead, failed = self._errors()
+        self._row("dead letters", len(dead))
+        self._must_be_none("ended in an error", failed)
         self._must_be_none("left in the master", range(history.left))
         self._row("tracebacks in logs", len(history.tracebacks))
         if history.tracebacks:  # I12
             self._problems.append(f"tracebacks in logs: {len(history.tracebacks)}, of {history.tracebacks[0]}")
+        self._row("other troubles", len(history.troubles))
+        self._problems += history.troubles
         self._row("longest wait for an outcome", f"{self._longest_wait():.1f} s")
         self._recovery()
         self._faults()
@@ -172,6 +180,13 @@ class _Checker:
             for told in self._history.told
             if not told.error and (told.task, _parts(told.value)[2]) not in ended
         )
+
+    def _errors(self) -> tuple[list[int], list[int]]:
+        """I4: the tasks that were given up, after as many faults as that takes, and those that failed otherwise."""
+        failed = {told.task for told in self._history.told if told.error}
+        spent = {told.task for told in self._history.told if told.losses >= MAX_DELIVERIES}
+        dead = spent if len(self._history.faults) >= MAX_DELIVERIES else set()
+        return sorted(dead), sorted(failed - dead)
 
     # --- times -------------------------------------------------------------------------------------------------
 

@@ -7,12 +7,13 @@ import os
 import secrets
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
 import docker
 
-from tests.acceptance.cluster import ROOT, Cluster, free_port
+from tests.acceptance.cluster import ROOT, Cluster, clean_environ, free_port, run
 from tests.acceptance.nemesis import campaign
 from tests.acceptance.nemesis.checker import History, Verdict
 
@@ -36,17 +37,18 @@ def main() -> int:
     name = f"--minutes {options.minutes:g} --tasks {options.tasks} --seed {options.seed} --workers {options.workers}"
     print(f"scripts/nemesis {name}", flush=True)
     engine = docker.from_env()
+    python_version = os.environ["PYTHON_VERSION"]
     cluster = Cluster(
         engine,
         PROJECT,
-        os.environ.get("PYTHON_VERSION", "3.11"),
+        python_version,
         MULTIHOST_PUBLISH=f"127.0.0.1:{free_port()}",
         **campaign.SETTINGS,
     )
     try:
         cluster.down()  # what a run that was killed has left
         if not options.no_build:
-            cluster.compose("build", "--quiet", "master", "worker", timeout=_EXTRA_SECONDS)
+            _build(python_version)
         history, verdict = campaign.run(cluster, options.seed, options.tasks, options.minutes * 60, options.workers)
         print(verdict.table())
         for problem in verdict.problems:
@@ -54,13 +56,29 @@ def main() -> int:
         if verdict.problems:
             print(f"evidence: {_keep(cluster, options.seed, history, verdict)}")
         return _BROKEN if verdict.problems else 0
-    except docker.errors.DockerException as error:
-        print(f"void: the engine failed: {error}", file=sys.stderr)
+    except Exception:
+        traceback.print_exc()
+        print("void: the run did not come to its end, so nothing was judged", file=sys.stderr)
         return _VOID
     finally:
         signal.alarm(0)
-        cluster.down()
+        _remove(cluster)
         engine.close()
+
+
+def _remove(cluster: Cluster) -> None:
+    """All of it; where the engine has gone, its containers have gone with it."""
+    try:
+        cluster.down()
+    except Exception as error:
+        print(f"what is left of project {PROJECT} could not be removed: {error}", file=sys.stderr)
+
+
+def _build(python_version: str) -> None:
+    """As the compose file's own project, like all who build: compose writes the project into a label, and images that
+    differ in it alone would have the containers of everybody else made anew at their next ``up``."""
+    environ = clean_environ(PYTHON_VERSION=python_version)
+    run("docker", "compose", "build", "--quiet", "master", "worker", environ=environ, timeout=_EXTRA_SECONDS)
 
 
 def _leave(signum: int, frame: object) -> NoReturn:

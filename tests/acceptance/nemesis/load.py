@@ -69,8 +69,10 @@ class Load:
         self._ended.release(len(numbers))
 
     def _failed(self, numbers: Sequence[int], error: BaseException) -> None:
+        """Of a map, one item's error stands for all: what became of the others is not told."""
         now, text = time.monotonic(), f"{type(error).__name__}: {error}"
-        self._history.told += [Told(number, now, None, text) for number in numbers]
+        losses = len(error.losses) if isinstance(error, multihost.WorkerDied) else 0
+        self._history.told += [Told(number, now, None, text, losses) for number in numbers]
         self._ended.release(len(numbers))
 
     def _tap(self) -> None:
