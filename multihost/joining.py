@@ -66,7 +66,8 @@ class Membership:
         start = (initializer, tuple(initargs)) if initializer else None
         self.session = self._join(address, authkey, start, lifetime, task_output)
         self.calls = 0  # that have not ended
-        self.changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._over = threading.Condition(self._lock)  # no call is under way any more
         self._closing = False  # whether the session ends with the last call
         self.open = True
         # The exit of the interpreter is not its business: there, session and cluster see to themselves.
@@ -120,22 +121,24 @@ class Membership:
 
     def begin(self) -> bool:
         """A call begins, and ``end`` will be called for it; False: no calls are accepted any more."""
-        with self.changed:
+        with self._lock:
             self.calls += 1
             return self.open
 
     def end(self) -> None:
         """A call has ended."""
-        with self.changed:
+        with self._lock:
             self.calls -= 1
-            over = self._closing and not self.calls
-            self.changed.notify_all()
+            if self.calls:
+                return
+            self._over.notify_all()
+            over = self._closing
         if over:
             self.close()
 
     def close_when_done(self) -> None:
         """Accept no more calls; end the session with the last of those accepted."""
-        with self.changed:
+        with self._lock:
             self.open = False
             self._closing = True
             over = not self.calls
@@ -150,8 +153,8 @@ class Membership:
         self.check_process()
         if threading.current_thread() is self.session._receiver:
             raise RuntimeError("a callback cannot wait for the calls that wait for it")
-        with self.changed:
-            self.changed.wait_for(lambda: not self.calls)
+        with self._lock:
+            self._over.wait_for(lambda: not self.calls)
 
     @property
     def is_mine(self) -> bool:

@@ -11,6 +11,9 @@ from multihost.payload import Outcomes
 
 T = TypeVar("T")
 
+# Held to add or remove a waiter: a lock for each result would be most of what it costs.
+_WAITERS = threading.Lock()
+
 # How far imap reads ahead of its consumer: items, and about how many bytes their arguments and results may have.
 _ITEMS_AHEAD = 1000
 _BYTES_AHEAD = 16 * 1024 * 1024
@@ -39,6 +42,17 @@ class Bar(Protocol):
 class AsyncResult(Generic[T]):
     """The outcome of a call that was submitted, as ``multiprocessing.pool.AsyncResult``."""
 
+    __slots__ = (
+        "__weakref__",
+        "_callback",
+        "_cancel",
+        "_error_callback",
+        "_pool",
+        "_success",
+        "_value",
+        "_waiters",
+    )
+
     def __init__(
         self,
         pool: Calls,
@@ -46,8 +60,8 @@ class AsyncResult(Generic[T]):
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> None:
         self._pool: Calls | None = pool  # until the call has ended: a pool with calls under way is not dropped
-        self._event = threading.Event()
-        self._success = False
+        self._waiters: tuple[threading.Lock, ...] = ()  # each of a thread that waits, released when the call has ended
+        self._success: bool | None = None  # None: the call has not ended
         self._value: Any = None
         self._callback, self._error_callback = callback, error_callback
         self._cancel: Callable[[bool], bool] | None = None  # cancels the call, with True even when it runs
@@ -55,14 +69,14 @@ class AsyncResult(Generic[T]):
 
     def ready(self) -> bool:
         """Whether the call has ended."""
-        return self._event.is_set()
+        return self._success is not None
 
     def successful(self) -> bool:
         """Whether it ended without an exception.
 
         Raises: ValueError: it has not ended yet.
         """
-        if not self.ready():
+        if self._success is None:
             raise ValueError(f"{self!r} not ready")
         return self._success
 
@@ -71,10 +85,20 @@ class AsyncResult(Generic[T]):
 
         Raises: ForkedClient: this process was forked from the one that made the pool; the outcome comes there.
         """
-        pool = self._pool
-        if pool is not None and not self.ready():
+        if self.ready():
+            return
+        if (pool := self._pool) is not None:
             pool.check_process()
-        self._event.wait(timeout)
+        waiter = threading.Lock()
+        waiter.acquire()
+        with _WAITERS:
+            self._waiters = (*self._waiters, waiter)
+        try:
+            if not self.ready():  # looked at when the waiter is there, or one that came between would wait for ever
+                waiter.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+        finally:
+            with _WAITERS:
+                self._waiters = tuple(other for other in self._waiters if other is not waiter)
 
     def get(self, timeout: float | None = None) -> T:
         """The result; waits for it.
@@ -101,7 +125,7 @@ class AsyncResult(Generic[T]):
         return not self.ready() and self._cancel is not None and self._cancel(True)
 
     def _set(self, success: bool, value: object) -> None:
-        self._success, self._value = success, value
+        self._value = value
         callback = self._callback if success else self._error_callback
         pool, self._pool = self._pool, None
         self._callback = self._error_callback = self._cancel = None  # and with them what they hold
@@ -109,13 +133,17 @@ class AsyncResult(Generic[T]):
             if callback is not None:
                 callback(value)  # type: ignore[arg-type]
         finally:
-            self._event.set()
+            self._success = success
+            for waiter in self._waiters:
+                waiter.release()
             if pool is not None:
                 pool.end()
 
 
 class MapResult(AsyncResult[list[T]]):
     """The outcome of ``map_async``: all results, or the first exception, once every call has ended."""
+
+    __slots__ = ("_bar", "_failure", "_lock", "_missing", "_results")
 
     def __init__(
         self,

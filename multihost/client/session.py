@@ -361,7 +361,8 @@ class Session:
                     fresh.append((callback, kind, content, whence and self._note(sequence, task, whence)))
         for callback, kind, content, note in fresh:
             _deliver_outcome(callback, kind, content, note)
-        self._note_cancelled([sequence for sequence, kind, _, _ in outcomes if kind == CANCELLED], True)
+        if cancelled := [sequence for sequence, kind, _, _ in outcomes if kind == CANCELLED]:
+            self._note_cancelled(cancelled, True)
 
     def _note(self, sequence: int, task: Pending, whence: str) -> str:
         return f"multihost: task {sequence} ({self._names.get(task.function_id, '?')}) {whence}"

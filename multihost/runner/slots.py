@@ -52,6 +52,7 @@ class _Process:
     stack: Path  # where it writes the Python stack it is in, when it is interrupted
     frames: FrameReader = field(default_factory=lambda: FrameReader(_MAX_FRAME))
     outbox: deque[memoryview] = field(default_factory=deque)
+    blocked: bool = False  # whether the selector tells when it can be written to
 
 
 class Slots:
@@ -180,8 +181,9 @@ class Slots:
     def _read(self, child: _Process) -> list[events.Event]:
         reports: list[events.Event] = []
         while True:
+            space = child.frames.space()
             try:
-                size = child.pipe.recv_into(child.frames.space())
+                size = child.pipe.recv_into(space)
             except BlockingIOError:
                 return reports
             except OSError:
@@ -197,6 +199,8 @@ class Slots:
                 logger.warning("a child process is killed: %s", error)
                 _signal(child, signal.SIGKILL)  # the sentinel will tell
                 return reports
+            if size < len(space):
+                return reports  # that was all
 
     # --- inside ------------------------------------------------------------------------------------------------
 
@@ -216,8 +220,9 @@ class Slots:
             pass
         except OSError:
             child.outbox.clear()  # it died; the sentinel tells
-        if child.pipe in self._selector.get_map():
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if child.outbox else 0)
+        if bool(child.outbox) != child.blocked and child.pipe in self._selector.get_map():
+            child.blocked = not child.blocked
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if child.blocked else 0)
             self._selector.modify(child.pipe, events, (self._ready, child))
 
     def _forget(self, child: _Process) -> None:

@@ -54,8 +54,12 @@ class Connection:
 
     def send_batch(self, batch: list[messages.Message]) -> None:
         """Send messages on a link, in as many frames as the master's cap on a frame asks for."""
-        for part in messages.split(batch):
-            self.send(part)
+        parts = messages.encode(batch)
+        if sum(map(len, parts)) <= messages.WEIGHT_BYTES:
+            self.send_frame(parts)
+        else:
+            for part in messages.split(batch):
+                self.send(part)
 
     def send_frame(self, parts: list[Buffer]) -> None:
         with self._sending:
@@ -148,12 +152,16 @@ class Connection:
         deadline = None if timeout is None else time.monotonic() + timeout
         found = False
         while not found:
+            if timeout != 0.0 and not _poll(
+                self._socket, select.POLLIN, None if deadline is None else deadline - time.monotonic()
+            ):
+                return
             try:
                 size = self._socket.recv_into(self._frames.space())
             except BlockingIOError:
-                if _poll(self._socket, select.POLLIN, None if deadline is None else deadline - time.monotonic()):
-                    continue
-                return
+                if timeout == 0.0:
+                    return
+                continue
             if size == 0:
                 raise ConnectionResetError("the master closed the connection")
             self._alive = time.monotonic()

@@ -13,6 +13,8 @@ from multihost.errors import ProtocolError
 from multihost.wire.frames import Buffer
 
 PROTOCOL_VERSION = 2
+# What a frame holds that is no single message: a larger batch goes in several.
+WEIGHT_BYTES = 4 * 1024 * 1024
 Message = tuple[object, ...]
 
 # The first request on a connection names one of these; the stock server's others (shutdown, debug_info, ...) are
@@ -151,7 +153,7 @@ def decode_child(content: Buffer) -> Message:
     raise ProtocolError("a child process wrote something that is no message of a child")
 
 
-def split(batch: list[Message], weight_bytes: int = 4 * 1024 * 1024) -> Iterator[list[Message]]:
+def split(batch: list[Message], weight_bytes: int = WEIGHT_BYTES) -> Iterator[list[Message]]:
     """``batch`` in parts, so that a frame holds either messages of ``weight_bytes`` in all or a single heavier one.
 
     A single one carries one large payload at most, and that is what the cap on a frame is made for.
