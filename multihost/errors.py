@@ -126,6 +126,23 @@ class TaskTimeout(MultihostError, TimeoutError):
         return f"the task took longer than its timeout of {self.seconds:g} s on worker {self.worker}; it {how}.{where}"
 
 
+class TaskExpired(MultihostError, TimeoutError):
+    """No worker had a task when the time was over that its caller gave it with ``expires``. It is not run any more.
+
+    Like ``TaskTimeout`` a TimeoutError, so that one ``except`` takes whatever was not done in time.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return (
+            f"no worker had taken the task {self.seconds:g} s after it was submitted, when it expired; it is not run "
+            "any more. More workers, a higher priority or a longer expires would have it run."
+        )
+
+
 class CodeNotFound(MultihostError, ImportError):
     """A worker could not import what the task names."""
 

@@ -3,6 +3,7 @@
 On the wire they are a plain dict of those that differ from their defaults; nearly always an empty one.
 """
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypedDict
@@ -23,6 +24,8 @@ class Changes(TypedDict, total=False):
     priority: int
     name: str
     labels: str | Iterable[str]
+    delay: float
+    expires: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,10 @@ class Options:
     priority: int = 0  # of two calls of the same program, the one with the higher priority is leased first
     name: str = ""  # for people: logs, errors, statistics
     labels: frozenset[str] = frozenset()  # only workers started with all of these may run it
+    delay: float = 0.0  # from the call on; until then the master holds it, and no worker
+    expires: float | None = None  # from the call on: what no worker has begun by then is not run any more
+    # When the call was made (monotonic), if that was before its tasks were submitted: a map submits them bit by bit.
+    since: float | None = field(init=False, default=None, compare=False, repr=False)
     # Plain data, without what has its default value or, as ``retry_for``, travels with the function.
     wire: dict[str, object] = field(init=False, compare=False, repr=False)
 
@@ -48,6 +55,13 @@ class Options:
         _check_seconds("backoff", self.backoff, zero=True)
         if self.timeout is not None:
             _check_seconds("timeout", self.timeout, zero=False)
+        _check_seconds("delay", self.delay, zero=True)
+        if self.expires is not None:
+            _check_seconds("expires", self.expires, zero=False)
+            if self.expires <= self.delay:
+                raise ValueError(
+                    f"expires must be above delay, {self.delay!r}, or no call could begin: {self.expires!r}"
+                )
         _check_name(self.name)
         object.__setattr__(self, "retry_for", _as_classes(self.retry_for))
         object.__setattr__(self, "labels", as_labels(self.labels))
@@ -65,6 +79,19 @@ class Options:
         given: Any = changes
         return replace(self, **given)
 
+    @property
+    def timed(self) -> bool:
+        """Whether it matters when the call was made."""
+        return bool(self.delay) or self.expires is not None
+
+    def from_now(self) -> "Options":
+        """These options for a call that is made now, and whose tasks are submitted bit by bit."""
+        if not self.timed:
+            return self
+        options = replace(self)
+        object.__setattr__(options, "since", time.monotonic())
+        return options
+
     def _on_the_wire(self) -> dict[str, object]:
         plain: dict[str, object] = {}
         if self.retries:
@@ -77,6 +104,10 @@ class Options:
             plain["name"] = self.name
         if self.labels:
             plain["labels"] = tuple(sorted(self.labels))
+        if self.delay:
+            plain["delay"] = float(self.delay)
+        if self.expires is not None:
+            plain["expires"] = float(self.expires)
         return plain
 
 

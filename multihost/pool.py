@@ -79,6 +79,9 @@ class Pool:
             priority: of this program's calls that wait, those with a higher one are leased first; 0 if not given.
             name: what logs, errors and progress bars call it; the function's name if not given.
             labels: only workers started with all of these run it.
+            delay: seconds, from the call on, for which the master holds it; no worker's slot waits.
+            expires: seconds, from the call on, within which a worker must have taken it; otherwise it is not run, and
+                ends in ``TaskExpired``. What a worker has taken is left alone.
         Raises: TypeError, ValueError: there is no such option, or it is not what it must be.
         """
         derived = object.__new__(type(self))
@@ -130,8 +133,8 @@ class Pool:
 
         Args:
             chunksize: how many items travel together and are run one after the other by one process; None: it is
-                found out while the map runs, so that a chunk takes some milliseconds. With the options ``retries``
-                and ``timeout``, which are for one call, each item travels alone.
+                found out while the map runs, so that a chunk takes some milliseconds. With the options
+                ``retries``, ``timeout`` and ``expires``, which are for one call, each item travels alone.
             progress: show a bar on standard error. Raises ImportError where tqdm is not installed.
         """
         return self._map(func, iterable, False, chunksize, None, None, progress).get()
@@ -265,7 +268,7 @@ class Pool:
         if chunksize is not None:
             _check_chunksize(chunksize)
         items: Sequence[Any] = list(iterable)
-        session, options, limit = self._member.session, self._options, self._member.limit
+        session, options, limit = self._member.session, self._options.from_now(), self._member.limit
         bar = Progress(options.name or _name_of(func), len(items)) if progress else None
         function = session.prepare(func, options)
         result: MapResult[T] = MapResult(self._member, len(items), callback, error_callback, bar)

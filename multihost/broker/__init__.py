@@ -8,7 +8,7 @@
     |- nested     sessions that tasks open, on a channel of their worker
     |- ledger     what becomes of a task: commands that change it, each of them a record for the journal
     |  |- tasks      a task and its states
-    |  |- ready      which task is next; delayed: which not yet
+    |  |- ready      which task is next; delayed: which not yet; expiring: which not any more
     |  |- leases     who holds which task
     |  `- blobs      code, sent once to each worker
     `- queues     the shared queues

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from multihost.broker.events import Effect, Send
 from multihost.broker.ledger import Ledger
 from multihost.broker.members import Link, Row, Session
-from multihost.errors import ProtocolError
+from multihost.errors import ProtocolError, TaskExpired
+from multihost.payload import dump_error
 
 
 class Clients:
@@ -46,8 +47,9 @@ class Clients:
         plain: dict[object, object],
         payloads: list[bytes],
         workers: Iterable[frozenset[str]],
+        now: float,
     ) -> list[Effect]:
-        """``workers`` are the labels of those that are here."""
+        """``workers`` are the labels of those that are here; ``now`` is wall-clock time."""
         session = self.find(link)
         if first < 0:
             raise ProtocolError("a submit numbers its tasks from 0")
@@ -57,7 +59,7 @@ class Clients:
         if (known := session.next_sequence - first) > 0:
             first, payloads = first + known, payloads[known:]
         effects: list[Effect] = []
-        if payloads and self._ledger.submit(session.session_id, first, function_id, plain, payloads).labels:
+        if payloads and self._ledger.submit(session.session_id, first, function_id, plain, payloads, now).labels:
             effects = self.tell_lacking([session], workers)
         return [Send(link, ("accepted", session.next_sequence)), *effects]
 
@@ -66,6 +68,17 @@ class Clients:
         if sequences:
             self._ledger.acknowledge(session.session_id, sequences)
         return []
+
+    def expire(self, now: float) -> list[Effect]:
+        """End the tasks that nobody has begun in time; ``now`` is wall-clock time."""
+        alike: dict[float, dict[str, list[int]]] = {}
+        for task in self._ledger.expiring.due(now):
+            assert task.options.expires is not None
+            alike.setdefault(task.options.expires, {}).setdefault(task.session, []).append(task.sequence)
+        effects: list[Effect] = []
+        for seconds, sequences in alike.items():
+            effects += self.tell(self._ledger.expire(sequences, dump_error(TaskExpired(seconds))))
+        return effects
 
     def cancel(self, link: Link, sequences: list[int], running: bool) -> tuple[list[Effect], dict[str, list[int]]]:
         """Also the tokens, by worker id, of what is to be stopped."""

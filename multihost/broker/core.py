@@ -133,10 +133,10 @@ class BrokerCore:
         self._queues[name] = SharedQueue(self._queue_size, record)
 
     def next_deadline(self) -> float | None:
-        """When a ``Tick`` is due: a call to a shared queue times out, or a delayed task's time has come."""
-        due = self._ledger.delayed.next_due()
-        retry = None if due is None else due - self._epoch
-        deadlines = [retry, *(queue.next_deadline() for queue in self._queues.values())]
+        """When a ``Tick`` is due: for a shared queue, a task that was delayed, or one that expires."""
+        dues = self._ledger.delayed.next_due(), self._ledger.expiring.next_due()
+        deadlines = [None if due is None else due - self._epoch for due in dues]
+        deadlines += [queue.next_deadline() for queue in self._queues.values()]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def session_state(self, session: str) -> dict[str, object]:
@@ -209,11 +209,11 @@ class BrokerCore:
             effects += self._workers.go_on(worker, families, blobs)
         fields: dict[str, object] = {"worker": name, "worker_id": worker_id, "slots": slots, "labels": sorted(labels)}
         effects.append(Note("info", f"worker joined: {name}, {slots} slots, Python {python}", fields))
-        return [*effects, *self._tell_strength(), *self._workers.match()]
+        return [*effects, *self._tell_strength(), *self._match()]
 
     def _gone(self, event: Gone, now: float) -> list[Effect]:
         if (worker := self._workers.by_connection.get(event.connection)) is not None:
-            return [*self._lose_worker(worker, "its connection closed"), *self._workers.match()]
+            return [*self._lose_worker(worker, "its connection closed"), *self._match()]
         if (session := self._clients.by_link.get(event.connection)) is not None:
             self._clients.leave(session)
             session.left_at = now
@@ -255,7 +255,13 @@ class BrokerCore:
             effects += queue.expire(now)
         if due := self._ledger.delayed.due(now + self._epoch + _ROUNDING):
             self._ledger.release(due)
-        return effects + self._workers.match()
+            sessions = [self._ledger.sessions[session_id] for session_id in due]
+            effects += self._clients.tell_lacking(sessions, self._workers.labels())
+        return effects + self._match()
+
+    def _match(self) -> list[Effect]:
+        """Grant what there is to those who want it, but nothing that has expired."""
+        return [*self._clients.expire(self._now + self._epoch + _ROUNDING), *self._workers.match()]
 
     def _give_up_awaited(self) -> list[Effect]:
         """Some workers are not back since the master's restart, or without a session that a task of theirs had."""
@@ -297,7 +303,7 @@ class BrokerCore:
             if (worker := self._workers.by_connection.get(connection)) is not None:
                 # Now, lest it be granted tasks before its connection has ended.
                 effects += self._lose_worker(worker, "it broke the rules")
-        return effects + self._workers.match()
+        return effects + self._match()
 
     def _say(self, link: Link, message: Message) -> list[Effect]:
         name, *fields = message
@@ -306,7 +312,8 @@ class BrokerCore:
     def _submit(
         self, link: Link, first: int, function_id: str, plain: dict[object, object], payloads: list[bytes]
     ) -> list[Effect]:
-        return self._clients.submit(link, first, function_id, plain, payloads, self._workers.labels())
+        labels, now = self._workers.labels(), self._now + self._epoch
+        return self._clients.submit(link, first, function_id, plain, payloads, labels, now)
 
     def _cancel(self, link: Link, sequences: list[int], running: bool) -> list[Effect]:
         effects, stopped = self._clients.cancel(link, sequences, running)

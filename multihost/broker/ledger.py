@@ -14,6 +14,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from multihost.broker.blobs import BlobStore
 from multihost.broker.delayed import DelayedTasks
+from multihost.broker.expiring import ExpiringTasks
 from multihost.broker.leases import LeaseTable
 from multihost.broker.members import Row, Session
 from multihost.broker.ready import ReadyQueue
@@ -29,6 +30,7 @@ _COUNT = {
     TaskEvent.RAISED: "failed",
     TaskEvent.SPENT: "dead",
     TaskEvent.DROPPED: "cancelled",
+    TaskEvent.EXPIRED: "expired",
 }
 COUNTS = ("submitted", *_COUNT.values(), "redelivered", "retried")
 
@@ -66,6 +68,7 @@ class Ledger:
         self.sessions: dict[str, Session] = {}
         self.ready = ReadyQueue()
         self.delayed = DelayedTasks()
+        self.expiring = ExpiringTasks()
         self.leases = LeaseTable()
         self.blobs = BlobStore()
         self.counts = dict.fromkeys(COUNTS, 0)
@@ -111,6 +114,7 @@ class Ledger:
             tasks += self.ready.close(name) + self.delayed.close(name)
         for task in tasks:
             task.apply(TaskEvent.DROPPED)
+            self.expiring.discard(task)
         self.counts["cancelled"] += len(tasks)
         if not session.nested:
             ended.unused = self.blobs.release(session_id)
@@ -120,7 +124,13 @@ class Ledger:
 
     @command
     def submit(
-        self, session_id: str, first: int, function_id: str, plain: dict[object, object], payloads: list[bytes]
+        self,
+        session_id: str,
+        first: int,
+        function_id: str,
+        plain: dict[object, object],
+        payloads: list[bytes],
+        now: float,
     ) -> TaskOptions:
         """Queue new tasks, none of them below the session's next number.
 
@@ -131,7 +141,16 @@ class Ledger:
             Task(session_id, number, function_id, payload, options) for number, payload in enumerate(payloads, first)
         ]
         self.sessions[session_id].next_sequence = first + len(payloads)
-        self.ready.extend(session_id, tasks)
+        called = now - options.age
+        if options.expires is not None:
+            for task in tasks:
+                task.expires_at = called + options.expires
+                self.expiring.add(task)
+        if called + options.delay > now:
+            for task in tasks:
+                self.delayed.add(task, called + options.delay)
+        else:
+            self.ready.extend(session_id, tasks)
         self.counts["submitted"] += len(tasks)
         return options
 
@@ -209,8 +228,22 @@ class Ledger:
     def release(self, sequences: dict[str, list[int]]) -> None:
         """Queue delayed tasks, by session, whose time has come."""
         for session_id, some in sequences.items():
-            for task in self.delayed.withdraw(session_id, set(some)):
-                self.ready.put_first(task)
+            tasks = self.delayed.withdraw(session_id, set(some))
+            self.ready.extend(session_id, [task for task in tasks if not task.tries])
+            for task in tasks:
+                if task.tries:
+                    self.ready.put_first(task)
+
+    @command
+    def expire(self, sequences: dict[str, list[int]], content: bytes) -> dict[str, list[Row]]:
+        """Queued tasks, by session, are not to be leased any more. What to tell which session."""
+        told: dict[str, list[Row]] = {}
+        for session_id, some in sequences.items():
+            session, these = self.sessions[session_id], set(some)
+            for task in self.ready.withdraw(session_id, these) + self.delayed.withdraw(session_id, these):
+                row = self._record(session, task, TaskEvent.EXPIRED, "error", content, "waited in the master's queue")
+                told.setdefault(session_id, []).append(row)
+        return told
 
     @command
     def lose(self, worker: str, token: int, reason: str) -> None:
@@ -228,6 +261,8 @@ class Ledger:
         for task in reversed(tasks):
             task.apply(TaskEvent.GIVEN_BACK)
             self.ready.take_back(task)
+            if task.expires_at is not None and not task.begun:
+                self.expiring.add(task)
         return len(tasks)
 
     # --- the rules ---------------------------------------------------------------------------------------------
@@ -235,6 +270,8 @@ class Ledger:
     def _lease(self, worker: str, tasks: list[Task]) -> int:
         for task in tasks:
             task.apply(TaskEvent.GRANTED)
+            if task.expires_at is not None:
+                self.expiring.discard(task)
         return self.leases.grant(tasks, worker)
 
     def _take_lease(self, worker: str, token: int) -> Task:
@@ -247,6 +284,8 @@ class Ledger:
     ) -> Row:
         """The one place where a task gets its outcome."""
         task.apply(event)
+        if task.expires_at is not None:
+            self.expiring.discard(task)
         self.counts[_COUNT[event]] += 1
         row = session.outcomes[task.sequence] = (task.sequence, kind, content, whence)
         return row

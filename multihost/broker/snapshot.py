@@ -20,7 +20,8 @@ from multihost.broker.tasks import PLAIN, Task, TaskEvent, TaskOptions
 _MOST_ROWS, _MOST_BYTES = 1000, 1024 * 1024
 _ALIKE = attrgetter("function_id", "options")
 T = TypeVar("T")
-Past = tuple[tuple[str, ...], int, int]  # of a task: losses, tries, items that have ended
+# Of a task: losses, tries, items that have ended, when it expires.
+Past = tuple[tuple[str, ...], int, int, float | None]
 
 
 def snapshot(ledger: Ledger) -> Iterator[Record]:
@@ -69,7 +70,7 @@ class _Noted:
         begin = ("begin", s.session_id, s.name, s.limit, s.lifetime, s.family, s.depth, s.worker)
         tasks = ledger.ready.tasks_of(s.session_id) + apart
         pasts: dict[int, Past] = {
-            t.sequence: (t.losses, t.tries, t.done) for t in tasks if t.losses or t.tries or t.done
+            t.sequence: (t.losses, t.tries, t.done, t.expires_at) for t in tasks if t.begun or t.expires_at is not None
         }
         parts = [row for rows in s.parts.values() for row in rows]
         return cls(begin, s.session_id, s.next_sequence, [*s.outcomes.values()], parts, tasks, pasts)
@@ -132,7 +133,9 @@ def _tasks(
     for sequence, payload, *past in rows:
         task = Task(session_id, sequence, function_id, payload, options)
         if past:
-            task.losses, task.tries, task.done = past
+            task.losses, task.tries, task.done, task.expires_at = past
+            if task.expires_at is not None and not task.begun:
+                ledger.expiring.add(task)
         tasks.append(task)
     ledger.ready.extend(session_id, tasks)
 
@@ -140,6 +143,7 @@ def _tasks(
 def _lease(ledger: Ledger, worker: str, token: int, session_id: str, sequence: int) -> None:
     (task,) = ledger.ready.take_these(session_id, [sequence])
     task.apply(TaskEvent.GRANTED)
+    ledger.expiring.discard(task)
     ledger.leases.restore(token, task, worker)
 
 

@@ -17,6 +17,7 @@ class TaskState(Enum):
     FAILED = auto()
     CANCELLED = auto()
     DEAD = auto()
+    EXPIRED = auto()
 
 
 class TaskEvent(Enum):
@@ -30,11 +31,13 @@ class TaskEvent(Enum):
     RAISED = auto()
     RETRIED = auto()  # it raised, and its caller asked for another try
     DROPPED = auto()  # it was cancelled, or its session ended
+    EXPIRED = auto()  # nobody had begun it in time
 
 
 TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {
     (TaskState.QUEUED, TaskEvent.GRANTED): TaskState.LEASED,
     (TaskState.QUEUED, TaskEvent.DROPPED): TaskState.CANCELLED,
+    (TaskState.QUEUED, TaskEvent.EXPIRED): TaskState.EXPIRED,
     (TaskState.LEASED, TaskEvent.GIVEN_BACK): TaskState.QUEUED,
     (TaskState.LEASED, TaskEvent.LOST): TaskState.QUEUED,
     (TaskState.LEASED, TaskEvent.RETRIED): TaskState.QUEUED,
@@ -54,6 +57,9 @@ class TaskOptions:
     priority: int = 0
     labels: frozenset[str] = frozenset()
     chunk: bool = False
+    delay: float = 0.0  # seconds from the call on
+    expires: float | None = None  # seconds from the call on
+    age: float = field(default=0.0, compare=False)  # how many seconds before its submit the call was made
     for_worker: dict[str, object] = field(default_factory=dict, hash=False)
     plain: dict[object, object] = field(default_factory=dict, compare=False)  # as they came, all of them
 
@@ -77,6 +83,10 @@ class TaskOptions:
                     ours["labels"] = frozenset(labels)
                 case "timeout", float(seconds) if 0 < seconds <= MAX_SECONDS:
                     theirs["timeout"] = seconds
+                case "delay" | "age", float(seconds) if 0 <= seconds <= MAX_SECONDS:
+                    ours[str(name)] = seconds
+                case "expires", float(seconds) if 0 < seconds <= MAX_SECONDS:
+                    ours["expires"] = seconds
                 case "name", str(text) if len(text) <= MAX_TEXT:
                     theirs["name"] = text
                 case "chunk", "map" | "starmap":
@@ -110,11 +120,17 @@ class Task:
     losses: tuple[str, ...] = ()  # why each lost delivery was lost, since a retry or an item of the chunk ended
     tries: int = 0  # how often it raised and was queued again
     done: int = 0  # how many items of a chunk have ended
+    expires_at: float | None = None  # wall-clock time
 
     @property
     def delivery(self) -> int:
         """Which delivery the current or next lease is, from 1; leases given back do not count."""
         return len(self.losses) + self.tries + 1
+
+    @property
+    def begun(self) -> bool:
+        """Whether a worker may have begun it, before the lease that is in force."""
+        return bool(self.losses or self.tries or self.done)
 
     def apply(self, event: TaskEvent) -> None:
         """Go to the state that ``event`` leads to; a pair absent from ``TRANSITIONS`` raises KeyError."""

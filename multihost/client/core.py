@@ -26,6 +26,7 @@ class Pending:
     function_id: str
     options: dict[str, object]  # as they travel; one object for all calls that were made with the same
     payload: bytes
+    since: float = 0.0  # when the call was made, if its options ask for that
 
 
 @dataclass(slots=True)
@@ -47,12 +48,15 @@ class ClientCore:
     _cancels: dict[int, bool] = field(default_factory=dict)  # to be cancelled (even when running), until answered
     _cancels_sent: set[int] = field(default_factory=set)
 
-    def add(self, blobs: list[Blob], options: dict[str, object], payload: bytes) -> int:
-        """A new task of the function that is the last of ``blobs``; its sequence number."""
+    def add(self, blobs: list[Blob], options: dict[str, object], payload: bytes, since: float = 0.0) -> int:
+        """A new task of the function that is the last of ``blobs``; its sequence number.
+
+        ``since`` is when the call was made, on the clock of ``next_batch``, for options that count from then on.
+        """
         for blob in blobs:
             self._blobs.setdefault(blob.blob_id, blob)
         sequence = next(self._numbers)
-        self.pending[sequence] = Pending(blobs[-1].blob_id, options, payload)
+        self.pending[sequence] = Pending(blobs[-1].blob_id, options, payload, since)
         self._unsent[sequence] = None
         return sequence
 
@@ -67,9 +71,9 @@ class ClientCore:
             del self._unsent[sequence], self.pending[sequence]
         return unsent
 
-    def next_batch(self) -> list[Message]:
-        """What to send now; empty while the last batch is not accepted and nothing else is to be said."""
-        batch = self._submits() if self._unsent and (self._awaited < 0 or self._lone) else []
+    def next_batch(self, now: float) -> list[Message]:
+        """What to send at ``now``; empty while the last batch is not accepted and nothing else is to be said."""
+        batch = self._submits(now) if self._unsent and (self._awaited < 0 or self._lone) else []
         if len(self._cancels) > len(self._cancels_sent):
             unasked = sorted(self._cancels.keys() - self._cancels_sent)
             self._cancels_sent.update(unasked)
@@ -119,22 +123,30 @@ class ClientCore:
             accepted = 0
         self._unsent = OrderedDict.fromkeys(sequence for sequence in self.pending if sequence >= accepted)
 
-    def _submits(self) -> list[Message]:
+    def _submits(self, now: float) -> list[Message]:
         """Unsent tasks up to the size of a batch, in runs of one function, the same options and consecutive numbers."""
         messages: list[Message] = []
         size = tasks = 0
-        first, function_id, options, payloads = -1, "", dict[str, object](), list[bytes]()
+        first, function_id, options, since, payloads = -1, "", dict[str, object](), 0.0, list[bytes]()
         while self._unsent and size < _MAX_BATCH_BYTES and tasks < _MAX_BATCH_TASKS:
             sequence = next(iter(self._unsent))
             task = self.pending[sequence]
             if tasks and size + len(task.payload) > _MAX_BATCH_BYTES:
                 break
             del self._unsent[sequence]
-            continues = task.function_id == function_id and task.options is options
+            continues = task.function_id == function_id and task.options is options and task.since == since
             if not continues or sequence != first + len(payloads):
                 messages += self._blobs_of(task.function_id)
-                first, function_id, options, payloads = sequence, task.function_id, task.options, []
-                messages.append(("submit", first, function_id, options, payloads))
+                first, function_id, options, since, payloads = (
+                    sequence,
+                    task.function_id,
+                    task.options,
+                    task.since,
+                    [],
+                )
+                # The master's clock is another one: what it is told is how long ago the call was made.
+                said = {**options, "age": max(0.0, now - since)} if since else options
+                messages.append(("submit", first, function_id, said, payloads))
             payloads.append(task.payload)
             size += len(task.payload)
             tasks += 1

@@ -274,8 +274,8 @@ class Stream:
 
 
 def each_alone(options: Options) -> bool:
-    """Whether items are to be no chunks: a retry or a time limit is for one call."""
-    return bool(options.retries) or options.timeout is not None
+    """Whether items are to be no chunks: a retry, a time limit or an expiry is for one call."""
+    return bool(options.retries) or options.timeout is not None or options.expires is not None
 
 
 def slots_of(session: Session, limit: int | None) -> int:

@@ -7,6 +7,7 @@ guards the state; nothing is sent and no callback is called under it.
 import atexit
 import contextlib
 import logging
+import math
 import os
 import secrets
 import sys
@@ -149,7 +150,7 @@ class Session:
         except Exception as unsendable:
             _deliver(callback, False, _not_sent(unsendable, function.name))
             return -1
-        return self._add(function, options.wire, payload, callback)
+        return self._add(function, options.wire, payload, callback, _made_at(options))
 
     def submit_chunk(
         self,
@@ -179,7 +180,8 @@ class Session:
                 for start, some in halves
                 for sequence in self.submit_chunk(function, some, star, _shifted(callback, start), options)
             ]
-        return [self._add(function, wire_options(options, star), payload, Chunk(len(items), callback))]
+        since = _made_at(options)
+        return [self._add(function, wire_options(options, star), payload, Chunk(len(items), callback), since)]
 
     def _pickled(self, function: Prepared, arguments: object) -> bytes:
         if function.error is not None:
@@ -189,12 +191,19 @@ class Session:
             raise TaskTooLarge("the arguments of a task", len(payload), self._max_payload)
         return payload
 
-    def _add(self, function: Prepared, options: dict[str, object], payload: bytes, callback: Callback | Chunk) -> int:
+    def _add(
+        self,
+        function: Prepared,
+        options: dict[str, object],
+        payload: bytes,
+        callback: Callback | Chunk,
+        since: float,
+    ) -> int:
         with self._lock:
             self._wait_for_room()
             if self._error is not None:
                 raise self._error
-            sequence = self._core.add(function.blobs, options, payload)
+            sequence = self._core.add(function.blobs, options, payload, since)
             self._names.setdefault(function.blobs[-1].blob_id, function.name)
             self._callbacks[sequence] = callback
             alone = self._workers == 0 and len(self._callbacks) == 1
@@ -271,7 +280,7 @@ class Session:
 
     def _next_parcel(self) -> tuple[Link, list[Message]] | None:
         """What to send now, and over what; under the lock. Who gets it must ``_send`` it, as nobody else will now."""
-        if self._sending or self._connection is None or not (batch := self._core.next_batch()):
+        if self._sending or self._connection is None or not (batch := self._core.next_batch(time.monotonic())):
             return None
         self._sending = True
         return self._connection, batch
@@ -466,6 +475,14 @@ def _say_goodbye(connection: Link) -> None:
     with contextlib.suppress(OSError):  # the master ends the session by itself when its time to live is over
         connection.send_batch([("close",)])
     connection.interrupt()
+
+
+def _made_at(options: Options) -> float:
+    """When a call with these options was made, if that matters to them, and otherwise 0."""
+    if not options.timed:
+        return 0.0
+    # Calls of the same hundredth travel together. Upwards, for nothing shall run before its delay is over.
+    return math.ceil((options.since or time.monotonic()) * 100) / 100
 
 
 def _not_sent(error: Exception, name: str) -> Exception:

@@ -9,6 +9,9 @@ from multihost.broker.tasks import MAX_DELIVERIES
 from tests.simulation.records import Call, ClientLog, Ledger, Start, Submit, Told
 from tests.simulation.sessions import CANCEL_SECONDS
 
+ROUNDING = 1e-3  # seconds
+TRANSIT = 0.5  # how many seconds a submit may be under way, which nobody can count
+
 
 def check(log: ClientLog, ledger: Ledger, calm: bool) -> list[str]:
     """What was broken. ``calm``: nothing has failed, so nothing may have run twice."""
@@ -60,11 +63,19 @@ class _Checker:
     def _may_end(self, submit: Submit, call: Call, told: Told) -> bool:
         if told.verdict == "CancelledError":
             return submit.plan.name in self._cancelling
+        if told.verdict == "TaskExpired":
+            return self._may_expire(submit, call, told)
         if told.verdict == "WorkerDied" and not self._calm:
             return told.losses == MAX_DELIVERIES and self._granted(submit) >= MAX_DELIVERIES
         if self._calm:
             return told.verdict == _calm_end(submit, call)[0]
         return told.verdict in _possible_ends(submit, call)
+
+    def _may_expire(self, submit: Submit, call: Call, told: Told) -> bool:
+        """Its time was over, and no worker had begun it, as far as the master could know."""
+        expires, lives = submit.plan.expires, self._ledger.begun.get(submit.session, [])
+        begun = {start.delivery for start in self._starts[call.name]} - self._ledger.handed_back
+        return expires is not None and told.at >= submit.at + expires - ROUNDING and (not begun or len(lives) > 1)
 
     def _granted(self, submit: Submit) -> int:
         return self._ledger.grants.get(submit.plan.name, 0)
@@ -77,7 +88,7 @@ class _Checker:
             self._demand(bool(starts), "I4", f"{call.name} has an outcome and never ran")
         if self._calm:
             expected = _calm_end(submit, call)[1]
-            cancelled = told is None or told.verdict == "CancelledError"
+            cancelled = told is None or told.verdict in ("CancelledError", "TaskExpired")
             right = len(starts) <= expected if cancelled else len(starts) == expected
             self._demand(right, "I4", f"{call.name} ran {len(starts)} times without any fault, not {expected}")
         lives = max(1, len(self._ledger.begun.get(submit.session, [])))
@@ -88,8 +99,19 @@ class _Checker:
         # When its process died with several others, it is run again in the same delivery, alone; and before that once
         # more, if the process died just as another task in it was stopped, which is blamed on nobody.
         self._demand(max(counted.values(), default=0) <= 3, "I4", f"{call.name} ran too often in one delivery")
+        self._check_times(submit, call)
         if told is not None:
             self._check_none_after(submit, call, told)
+
+    def _check_times(self, submit: Submit, call: Call) -> None:
+        """I12: no run begins before the delay is over; what has not begun when it expires is not delivered."""
+        plan = submit.plan
+        early = [start for start in self._starts[call.name] if start.at < submit.at + plan.delay - ROUNDING]
+        self._demand(not early, "I12", f"{call.name} ran before its delay was over")
+        if plan.expires is not None and self._calm and not plan.retries:
+            latest = submit.at + plan.expires + TRANSIT
+            late = [s for s in self._starts[call.name] if self._ledger.granted[s.delivery] > latest]
+            self._demand(not late, "I12", f"{call.name} was delivered after it had expired")
 
     def _check_none_after(self, submit: Submit, call: Call, told: Told) -> None:
         """I2: what has ended is not delivered again; of a chunk, no item that has ended."""

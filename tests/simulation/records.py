@@ -38,6 +38,8 @@ class Plan:
     retry_timeouts: bool = False
     priority: int = 0
     labels: tuple[str, ...] = ()
+    delay: float = 0.0
+    expires: float | None = None
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class Session:
 
     def submit(self, plan: Plan) -> None:
         blobs = [ARCHIVE, FUNCTIONS[plan.function]]
-        sequence = self._core.add(blobs, self._wire_options(plan), plan.name.encode())
+        sequence = self._core.add(blobs, self._wire_options(plan), plan.name.encode(), self._world.now)
         self._plans[sequence], self._names[sequence] = plan, plan.name
         if plan.chunk:
             self._chunks[sequence] = Chunk(len(plan.calls), self._items_ended(plan))
@@ -86,6 +86,10 @@ class Session:
             options["priority"] = plan.priority
         if plan.labels:
             options["labels"] = plan.labels
+        if plan.delay:
+            options["delay"] = plan.delay
+        if plan.expires is not None:
+            options["expires"] = plan.expires
         if plan.chunk:
             options["chunk"] = "map"
         return self._options.setdefault(tuple(options.items()), options)  # one object for the same options
@@ -133,7 +137,7 @@ class Session:
     # --- what goes out and comes in ----------------------------------------------------------------------------
 
     def send_waiting(self) -> None:
-        while self.connected and (batch := self._core.next_batch()):
+        while self.connected and (batch := self._core.next_batch(self._world.now)):
             self._transmit(batch)
 
     def acknowledge(self) -> list[Message]:

@@ -12,6 +12,8 @@ FEATURES = (
     "cancels",
     "chunks",
     "deaths",
+    "delays",
+    "expiries",
     "labels",
     "lifetimes",
     "limits",
@@ -87,15 +89,19 @@ class Workload:
         function = chance.randrange(1, 4)
         priority = chance.choice((-1, 0, 5)) if "priorities" in self.features else 0
         labels = (LABEL,) if self._has("labels", 0.3) else ()
+        delay = chance.choice((0.01, 0.5, 3.0)) if self._has("delays", 0.4) else 0.0
+        expires = delay + chance.choice((0.001, 0.1, 2.0)) if self._has("expiries", 0.5) else None
         if self._has("chunks", 0.5):
             calls = tuple(self._call(f"{name}[{place}]", 0, False) for place in range(chance.choice((2, 5, 12))))
-            return Plan(name, function, calls, chunk=True, priority=priority, labels=labels)
+            return Plan(
+                name, function, calls, chunk=True, priority=priority, labels=labels, delay=delay, expires=expires
+            )
         retries = chance.choice((1, 2, 5)) if self._has("retries", 0.6) else 0
         timeout = chance.choice((0.2, 1.0)) if self._has("timeouts", 0.4) else None
         call = self._call(name, retries, timeout is not None)
         backoff = chance.choice((0.01, 0.5, 1.0))
         again = bool(retries) and chance.random() < 0.5
-        return Plan(name, function, (call,), False, retries, backoff, timeout, again, priority, labels)
+        return Plan(name, function, (call,), False, retries, backoff, timeout, again, priority, labels, delay, expires)
 
     def _call(self, name: str, retries: int, limited: bool) -> Call:
         """A call's deeds: what goes wrong comes first, and may go wrong for ever."""

@@ -304,9 +304,13 @@ def check_invariants(core: BrokerCore, restarted: bool = False) -> None:
     assert all(session in sessions for session, _ in places)
     assert all(sequence < sessions[session].next_sequence for session, sequence in places)
 
+    # What has not begun and expires is known to do so.
+    assert ledger.expiring._tasks == {task for task in queued if task.expires_at is not None and not task.begun}
+    assert ledger.expiring._tasks <= {task for _, _, task in ledger.expiring._heap}
+
     # None is lost from the counts.
     counts = core.statistics()
-    ended = ("queued", "leased", "done", "failed", "dead", "cancelled")
+    ended = ("queued", "leased", "done", "failed", "dead", "cancelled", "expired")
     assert counts["submitted"] == sum(int(str(counts[name])) for name in ended)
 
     # Leases belong to living workers, and the lines count them.

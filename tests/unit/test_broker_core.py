@@ -1064,6 +1064,7 @@ def test_monitor_is_told_what_the_master_knows_in_plain_data(broker: Broker) -> 
                 "failed": 0,
                 "dead": 0,
                 "cancelled": 0,
+                "expired": 0,
                 "redelivered": 0,
                 "retried": 0,
                 "stale": 0,

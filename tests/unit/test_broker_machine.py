@@ -17,7 +17,7 @@ from multihost.broker.events import Heard
 from multihost.broker.members import Link
 from multihost.broker.records import Record
 from multihost.broker.tasks import MAX_DELIVERIES
-from multihost.errors import WorkerDied
+from multihost.errors import TaskExpired, WorkerDied
 from multihost.payload import dump_part, load_error, load_part
 from multihost.wire.messages import Message
 from tests.unit.brokers import CUBE, LAMBDA, LEASE_TIMEOUT, SQUARE, Broker, check_replay
@@ -31,6 +31,10 @@ OPTIONS: list[dict[str, Any]] = [
     {"chunk": "map"},
     {"retries": 2, "backoff": 1.0},
     {"retries": 1, "backoff": 20.0, "priority": 5},
+    {"delay": 3.0, "priority": 5},
+    {"expires": 4.0},
+    {"expires": 4.0, "delay": 1.0, "retries": 1, "backoff": 5.0},
+    {"expires": 1.0, "chunk": "map", "labels": ("gpu",)},
     {"priority": -3, "name": "unimportant"},
     {"labels": ("gpu",)},
     {"labels": ("gpu",), "chunk": "starmap", "priority": 1},
@@ -94,14 +98,17 @@ class Task:
     options: dict[str, Any]
     losses: int = 0  # since the last retry or ended item
     tries: int = 0
-    due: float = 0.0  # of the next try
+    due: float = 0.0  # of the next try, or of the first
+    expires_at: float = float("inf")
     done: int = 0  # items of a chunk that have ended
     dead: set[int] = field(default_factory=set)  # items that were given up
     settled: tuple[str, bytes] | None = None  # what a worker said in time
     spent: bool = False
+    begun: bool = False  # a delivery came to something, if only to its loss
 
     def lose(self) -> None:
         self.losses += 1
+        self.begun = True
         if self.losses == MAX_DELIVERIES and "chunk" in self.options:
             self.dead.add(self.done)
             self.done += 1
@@ -188,6 +195,7 @@ class Cluster(RuleBasedStateMachine):
         assert task.settled is None, "a task that has its outcome is run again"
         assert task.losses < MAX_DELIVERIES
         assert task.due <= self.broker.now, "the next try comes too early"
+        assert task.begun or self.broker.now < task.expires_at, "what has expired is run"
         assert set(task.options.get("labels", ())) <= worker.labels
         assert options.get("done", 0) == task.done, "an item that has ended is run again, or one that has not is not"
         assert options.get("chunk") == task.options.get("chunk")
@@ -215,6 +223,10 @@ class Cluster(RuleBasedStateMachine):
             assert (kind, content) == task.settled
         else:
             error = load_error(content)
+            if isinstance(error, TaskExpired):
+                assert task.expires_at <= self.broker.now
+                assert not task.begun
+                return
             assert task.spent
             assert isinstance(error, WorkerDied)
             assert len(error.losses) == MAX_DELIVERIES
@@ -306,7 +318,9 @@ class Cluster(RuleBasedStateMachine):
             client.next = first + count
             for sequence in range(first, first + count):
                 client.submitted.add(sequence)
-                self.tasks[client.session, sequence] = Task(options)
+                task = self.tasks[client.session, sequence] = Task(options)
+                task.due = self.broker.now + options.get("delay", 0.0)
+                task.expires_at = self.broker.now + options.get("expires", float("inf"))
             self.submit_last(client)
 
     @precondition(lambda self: self.clients)
@@ -447,6 +461,7 @@ class Cluster(RuleBasedStateMachine):
             elif kind == "retry" and task.tries < task.options.get("retries", 0):
                 task.due = self.broker.now + task.options["backoff"] * 2**task.tries
                 task.tries += 1
+                task.begun = True
                 task.losses = 0
             else:
                 task.settled = "error" if kind == "retry" else kind, content
@@ -462,6 +477,7 @@ class Cluster(RuleBasedStateMachine):
         count = min(count, ITEMS - task.done)
         part = dump_part(task.done, 0.0, [f"item of {token}"] * count, {})
         task.done += count
+        task.begun = True
         task.losses = 0
         lease.done = task.done
         self.broker.say(connection, ("parts", [(token, count, part)]))

@@ -17,6 +17,7 @@ from multihost.wire.messages import Message, check_batch
 from tests.unit.brokers import Broker
 
 MIB = 1024 * 1024
+NOW = 1000.0
 
 
 def blob(content: bytes, *needs: Blob) -> Blob:
@@ -39,7 +40,7 @@ def add(client: ClientCore, *payloads: bytes, code: list[Blob] | None = None) ->
 
 
 def batch(client: ClientCore) -> list[Message]:
-    return check_batch("client", client.next_batch())
+    return check_batch("client", client.next_batch(NOW))
 
 
 def submits(messages: list[Message]) -> list[Message]:

@@ -10,7 +10,16 @@ def test_options_that_nobody_chose_cost_nothing_on_the_wire() -> None:
 
 
 def test_what_was_chosen_travels_as_plain_data() -> None:
-    options = Options(retries=3, backoff=1, timeout=30, priority=-2, name="nightly", labels=frozenset({"gpu", "big"}))
+    options = Options(
+        retries=3,
+        backoff=1,
+        timeout=30,
+        priority=-2,
+        name="nightly",
+        labels=frozenset({"gpu", "big"}),
+        delay=5,
+        expires=60,
+    )
 
     assert options.wire == {
         "retries": 3,
@@ -19,6 +28,8 @@ def test_what_was_chosen_travels_as_plain_data() -> None:
         "priority": -2,
         "name": "nightly",
         "labels": ("big", "gpu"),
+        "delay": 5.0,
+        "expires": 60.0,
     }
 
 
@@ -46,6 +57,11 @@ def test_changing_one_option_keeps_the_others() -> None:
         ({"backoff": -1}, ValueError, "backoff must be a number of seconds from zero, not -1"),
         ({"priority": 1001}, ValueError, "priority must be from -1,000 to 1,000, not 1,001"),
         ({"name": 5}, ValueError, "name must be a str"),
+        ({"delay": -1}, ValueError, "delay must be a number of seconds from zero, not -1"),
+        ({"delay": None}, TypeError, "delay must be a number of seconds, not None"),
+        ({"expires": 0}, ValueError, "expires must be a number of seconds above zero, not 0"),
+        ({"expires": "60"}, TypeError, "expires must be a number of seconds, not '60'"),
+        ({"delay": 5, "expires": 5}, ValueError, "expires must be above delay, 5, or no call could begin: 5"),
         ({"labels": "two words"}, ValueError, "a label is a word without spaces and commas, not 'two words'"),
         ({"labels": [5]}, TypeError, "a label must be a str, not 5"),
         ({"labels": None}, TypeError, "labels must be a str or several of them"),
