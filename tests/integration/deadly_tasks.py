@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -82,5 +83,27 @@ def start_all_and_stay(directory: str) -> None:
 
 
 def start_all_and_be_killed(directory: str, number: int) -> None:
-    start_all(directory)
+    own = Path(directory, f"of-{os.getpid()}")
+    own.mkdir()
+    start_all(str(own))
     os.kill(os.getpid(), number)
+
+
+def signal_the_group(number: int) -> None:
+    os.killpg(0, number)
+    time.sleep(60)
+
+
+def leave_orphans(count: int) -> None:
+    for _ in range(count):
+        subprocess.run(["sh", "-c", "sleep 0.05 &"], check=True)
+
+
+def kill_the_parent_once(directory: str) -> str:
+    try:
+        Path(directory, "killed").touch(exist_ok=False)
+    except FileExistsError:
+        return "the second time"
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+    return "it was not killed"
