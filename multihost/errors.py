@@ -8,6 +8,8 @@ import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 
+from multihost.deaths import Death
+
 
 class MultihostError(Exception):
     """The base of all errors that multihost itself raises."""
@@ -103,27 +105,37 @@ class WorkerDied(MultihostError, BrokenProcessPool):
 
     def __init__(self, losses: Sequence[str]) -> None:
         super().__init__(tuple(losses))
-        self.losses = tuple(losses)  # one reason for each delivery, first to last
+        # One for each delivery, first to last: what is known of it, and the same in words.
+        self.deaths = tuple(map(Death.decode, losses))
+        self.losses = tuple(map(str, self.deaths))
 
     def __str__(self) -> str:
         reasons = "; ".join(f"delivery {number}: {loss}" for number, loss in enumerate(self.losses, start=1))
-        return f"the task was given up after {len(self.losses)} deliveries, each lost with its process ({reasons})"
+        text = f"the task was given up after {len(self.losses)} deliveries, each lost with its process ({reasons})"
+        told = [death for death in self.deaths if death.output or death.stack][-1:]
+        for death in told:
+            text += f"\nIt stood at:\n{death.stack}" if death.stack else ""
+            text += f"\nIts last output:\n{death.output}" if death.output else ""
+        return text
 
 
 class TaskTimeout(MultihostError, TimeoutError):
     """A task ran longer than the ``timeout`` its caller gave it. It was stopped, whatever it had done by then."""
 
-    def __init__(self, seconds: float, worker: str, killed: bool = False, stack: str = "") -> None:
+    def __init__(self, seconds: float, worker: str, killed: bool = False, stack: str = "", output: str = "") -> None:
         super().__init__()
-        self.args = (seconds, worker, killed, stack)  # several arguments to OSError would mean errno and text
+        self.args = (seconds, worker, killed, stack, output)  # several arguments to OSError would mean errno and text
         self.seconds, self.worker = seconds, worker
         self.killed = killed  # it did not end when it was interrupted, so its process was killed
         self.stack = stack  # of Python, where it stood when its time was up; for one that was killed
+        self.output = output  # the last lines that it printed; for one that was killed (otherwise they are a note)
 
     def __str__(self) -> str:
         how = "did not end when it was interrupted, so its process was killed" if self.killed else "was interrupted"
         where = f" It stood at:\n{self.stack}" if self.stack else ""
-        return f"the task took longer than its timeout of {self.seconds:g} s on worker {self.worker}; it {how}.{where}"
+        printed = f"\nIts last output:\n{self.output}" if self.output else ""
+        took = f"the task took longer than its timeout of {self.seconds:g} s on worker {self.worker}"
+        return f"{took}; it {how}.{where}{printed}"
 
 
 class TaskExpired(MultihostError, TimeoutError):

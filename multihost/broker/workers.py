@@ -10,6 +10,7 @@ from multihost.broker.events import Effect, Note, Send
 from multihost.broker.ledger import DEAD, Ledger
 from multihost.broker.members import Worker
 from multihost.broker.tasks import MAX_DELIVERIES, Task, retry_delay
+from multihost.deaths import is_certificate, words
 from multihost.errors import ProtocolError, WorkerDied
 from multihost.payload import dump_error, dump_part
 from multihost.wire.messages import OUTCOME_KINDS
@@ -97,7 +98,9 @@ class Workers:
             if task is None:
                 self.stale += 1
             elif kind == "lost":
-                reason = f"{content.decode('utf-8', 'replace')} on worker {worker.name}"
+                reason = content.decode("utf-8", "replace")
+                if not is_certificate(reason):
+                    reason = f"{reason} on worker {worker.name}"
                 effects += self._lose(worker.worker_id, token, task, reason)
             elif kind == "retry" and task.tries < task.options.retries:
                 self._ledger.retry(worker.worker_id, token, now + retry_delay(task.options.backoff, task.tries))
@@ -252,8 +255,8 @@ class Workers:
         fields: dict[str, object] = {"session": task.session, "task": task.sequence, "delivery": len(losses)}
         if len(losses) < MAX_DELIVERIES:
             self._ledger.lose(worker_id, token, reason)
-            return [Note("warning", f"task {task.sequence} queued again: {reason}", fields)]
-        note = Note("error", f"task {task.sequence} is a dead letter: {reason}", fields)
+            return [Note("warning", f"task {task.sequence} queued again: {words(reason)}", fields)]
+        note = Note("error", f"task {task.sequence} is a dead letter: {words(reason)}", fields)
         died = dump_error(WorkerDied(losses))
         if task.options.chunk:
             # Only the item that was running is given up; the chunk goes on behind it.

@@ -6,8 +6,10 @@ work at a time. The others are kept warm for a while, so that a client who comes
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
+from multihost.deaths import Death
 from multihost.errors import TaskTimeout
 from multihost.payload import dump_error
 from multihost.runner.children import TIMEOUT, Child, Item
@@ -343,32 +345,35 @@ class RunnerCore:
             self._limits.lift(item.token)
         late = [item for item in items if item.overdue and not item.void]
         if late:
-            effects += self._report("settle", [self._timed_out(item, event.stack) for item in late])
+            effects += self._report("settle", [self._timed_out(item, event) for item in late])
         rest = [item for item in items if not item.overdue and not item.void]
         # Behind a task that was stopped, nothing had started; with threads, what had is repeated unpenalised.
         if child.condemned or late or not rest or (items[0].void and self._threads == 1):
             self._queue_again(rest)
             return effects
-        return effects + self._blame(rest, event.reason)
+        return effects + self._blame(rest, event)
 
-    def _timed_out(self, item: Item, stack: str) -> tuple[int, str, bytes]:
+    def _timed_out(self, item: Item, event: ChildDied) -> tuple[int, str, bytes]:
         seconds = item.options[TIMEOUT]
         assert isinstance(seconds, float)
-        return item.token, "retry" if item.retry else "error", dump_error(TaskTimeout(seconds, self._name, True, stack))
+        error = TaskTimeout(seconds, self._name, True, event.stack, _output_of(item, event))
+        return item.token, "retry" if item.retry else "error", dump_error(error)
 
-    def _blame(self, items: list[Item], reason: str) -> list[Effect]:
+    def _blame(self, items: list[Item], event: ChildDied) -> list[Effect]:
         """Find out which of a dead child's tasks it died of: only if it had but one, that is certain.
 
         Outcomes of tiny tasks (and items) may have died with it. So they run again here, each apart and handing over
         what ends at once, and then the one that it died of is the only one that is lost.
         """
+        death = event.death or Death(event.reason, worker=self._name)
         if len(items) == 1 and (items[0].careful or not items[0].chunk):
+            death = replace(death, output=_output_of(items[0], event))
             return [
-                Note("warning", f"a child process ended in the middle of a task: {reason}"),
-                *self._report("settle", [(items[0].token, "lost", reason.encode())]),
+                Note("warning", f"a child process ended in the middle of a task: {death}"),
+                *self._report("settle", [(items[0].token, "lost", death.encode().encode())]),
             ]
         self._queue_again([item.with_care() for item in items])
-        return [Note("warning", f"a child process ended with {len(items)} tasks, which run again one by one: {reason}")]
+        return [Note("warning", f"a child process ended with {len(items)} tasks, which run again one by one: {death}")]
 
     def _start_failed(self, event: StartFailed, now: float) -> list[Effect]:
         """Not the tasks' fault: others may have them, and this worker rests, longer each time it fails again."""
@@ -585,3 +590,9 @@ class RunnerCore:
         for child in busy:
             effects += self._kill(child)
         return [*effects, Send(("give_back", tokens))] if tokens else effects
+
+
+def _output_of(item: Item, death: ChildDied) -> str:
+    """The last lines that a task printed before its child died, if it was the last one that did."""
+    token, text = death.printed
+    return text if token == item.token else ""

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from multihost.deaths import Death
 from multihost.wire.messages import Message
 
 
@@ -85,6 +86,8 @@ class ChildDied(NamedTuple):
     child: int
     reason: str
     stack: str = ""
+    printed: tuple[int, str] = (0, "")  # the token of the task that printed last, and its last lines
+    death: Death | None = None  # what is known besides the reason
 
 
 class StartFailed(NamedTuple):

@@ -64,6 +64,7 @@ class Interrupts:
         control.setblocking(False)
         signal.signal(INTERRUPT, self._interrupted)
         self._stack = open(stack, "ab", buffering=0)  # noqa: SIM115  it is open as long as this process lives
+        faulthandler.enable(self._stack)  # for the fatal ones: SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT
         faulthandler.register(INTERRUPT, file=self._stack, all_threads=True, chain=True)
         self._interrupted(INTERRUPT, None)  # for a signal that came before, and was ignored
 

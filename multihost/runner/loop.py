@@ -159,6 +159,7 @@ class Runner:
             # Even when there was much to say: the master answers a heartbeat, so we hear that it lives.
             self._outbox.append(("heartbeat",))
             self._beat = now
+            self._slots.beat()
         if self._core.impatient or (deadline is not None and now >= deadline):
             self._handle(events.Tick())
 

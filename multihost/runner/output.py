@@ -8,11 +8,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from multihost.deaths import MAX_OUTPUT_CHARACTERS
+
 MAX_TASK_CHARACTERS = 64 * 1024  # of one task; a client who wants to see more has it write a file
 MAX_SECOND_CHARACTERS = 256 * 1024  # of a child, each second
 LEFT_OUT = "[... more output left out]\n"
 _MAX_LINE = 4 * 1024  # a line that is longer goes in pieces
-_TAIL_CHARACTERS, _TAIL_LINES = 2 * 1024, 20
+_TAIL_LINES = 20
 
 
 @dataclass(slots=True, eq=False)
@@ -33,15 +35,21 @@ class Output:
         whose: the token of the task that runs in the calling thread, or None.
         guard: held while the state is changed, so that nothing is raised meanwhile.
         forward: False: nothing waits, only the last lines of each task are kept.
+        testament: is given the token and the last characters of each task that prints.
     """
 
     def __init__(
-        self, whose: Callable[[], int | None], forward: bool, guard: AbstractContextManager[None] | None = None
+        self,
+        whose: Callable[[], int | None],
+        forward: bool,
+        guard: AbstractContextManager[None] | None = None,
+        testament: Callable[[int, str], None] = lambda token, tail: None,
     ) -> None:
         self._whose = whose
         self._guard = guard or nullcontext()
         self.wake: Callable[[], None] = lambda: None  # called when something waits to be taken
         self._forward = forward
+        self._testament = testament
         self._lock = threading.Lock()
         self._tasks: dict[int, Printed] = {}
         self._ready: list[tuple[int, str]] = []  # of tasks that have ended
@@ -54,7 +62,8 @@ class Output:
             return
         with self._guard, self._lock:
             printed = self._tasks.setdefault(token, Printed())
-            printed.tail = (printed.tail + text)[-_TAIL_CHARACTERS:]
+            printed.tail = (printed.tail + text)[-MAX_OUTPUT_CHARACTERS:]
+            self._testament(token, printed.tail)
             if self._forward:
                 begun = printed.begun.pop(stream, "") + text
                 whole, newline, rest = begun.rpartition("\n")
@@ -84,7 +93,7 @@ class Output:
     def tail(self, token: int) -> str:
         """The last lines that a task has printed."""
         printed = self._tasks.get(token)
-        return "" if printed is None else "\n".join(printed.tail.splitlines()[-_TAIL_LINES:])
+        return "" if printed is None else last_lines(printed.tail)
 
     def end(self, token: int) -> None:
         """A task has ended; what it printed and was not taken yet still waits."""
@@ -119,6 +128,10 @@ class Output:
         printed.left_out = not fits
         if text:
             printed.lines.append(text)
+
+
+def last_lines(text: str) -> str:
+    return "\n".join(text.splitlines()[-_TAIL_LINES:])
 
 
 class TaskStream(io.TextIOWrapper):

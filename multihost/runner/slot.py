@@ -9,7 +9,6 @@ These are the only modules of the worker in which what clients send is imported 
 
 import atexit
 import contextlib
-import ctypes
 import io
 import os
 import pickle
@@ -38,8 +37,8 @@ from multihost.runner.interrupts import Interrupts, TaskStopped
 from multihost.runner.outbox import GATHER_SECONDS, Outbox
 from multihost.runner.output import Output, TaskStream
 from multihost.runner.sources import is_archive, make_ready
-
-_PR_SET_PDEATHSIG = 1
+from multihost.runner.tail import Tail
+from multihost.runner.warden import fork_guarded
 
 Function = Callable[..., Any]
 Exceptions = tuple[type[BaseException], ...]
@@ -53,17 +52,22 @@ class SlotConfig:
     max_payload: int  # bytes
     directory: str  # where the archives of the session's own modules are unpacked, for all children
     stack: str  # a file for the Python stack when a task is interrupted
+    tail: str  # a file for the last lines of output, which outlive this process
     threads: int  # how many tasks run at a time
     forward_output: bool
     needs: tuple[str, ...]  # ids of the blobs that come before any task
 
 
-def main(pipe: Connection, control: socket.socket, config: SlotConfig) -> None:
-    """Serve until the worker closes the pipe."""
-    # If the worker is killed, the fork server ends, and with it this process: what it ran is run elsewhere.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def main(pipe: Connection, control: socket.socket, report: Connection, config: SlotConfig) -> None:
+    """Serve until the worker closes the pipe, in a process of which ``report`` tells how it ended."""
     _release_fork_server()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker, which drains
+
+    def release() -> None:
+        pipe.close()
+        control.close()
+
+    fork_guarded(report, release)
     slot = Slot(pipe, control, config)
     with contextlib.suppress(EOFError, OSError):  # the worker closed the pipe, or is gone
         slot.serve()
@@ -97,7 +101,7 @@ class Slot:
         # (Token, depth) of the task that runs in this thread or coroutine, where several run at a time.
         self._here: ContextVar[tuple[int, int] | None] = ContextVar("multihost_task", default=None)
         self._running: dict[int, int] = {}  # token -> depth
-        self._output = Output(self._whose, config.forward_output, self._interrupts)
+        self._output = Output(self._whose, config.forward_output, self._interrupts, Tail(config.tail).write)
         self._outbox = Outbox(pipe, self._interrupts, self._output)
         self._output.wake = self._outbox.pulse
         self._coroutines = Coroutines(in_thread=not self._alone)

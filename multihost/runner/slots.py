@@ -11,14 +11,18 @@ import signal
 import socket
 import tempfile
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from multihost.deaths import Death, how_it_ended
 from multihost.errors import ProtocolError
 from multihost.runner import events, slot
 from multihost.runner.interrupts import INTERRUPT, RECALL, stack_of_tasks
+from multihost.runner.memory import OomKills
+from multihost.runner.tail import Tail
+from multihost.runner.warden import END, read_ended
 from multihost.wire import messages
 from multihost.wire.frames import Buffer, FrameReader, frame
 
@@ -28,6 +32,8 @@ _MAX_FRAME = 1 << 40  # a child's frames are bounded by the cap on one result, a
 _PRELOAD = ["multihost.runner.slot", "cloudpickle", "runpy", "traceback", "json", "zipimport"]
 _JOIN_SECONDS = 5.0
 _MAX_STACK_BYTES = 8 * 1024
+_MAX_RECORD = 64
+_FATAL = "Fatal Python error: "  # with that, faulthandler begins what it writes about a fatal signal
 
 
 _FROM_CHILD: dict[str, type[events.FromChild]] = {
@@ -43,16 +49,19 @@ _FROM_CHILD: dict[str, type[events.FromChild]] = {
 
 @dataclass(slots=True, eq=False)
 class _Process:
-    """One child: its process, our ends of its pipe and of its control socket, and what waits to be written."""
+    """One child: its warden's process, our ends of its pipe and of its control socket, and what waits to be written."""
 
     number: int
-    process: ForkServerProcess
+    process: ForkServerProcess  # the warden, which passes on what it is signalled
     pipe: socket.socket
     control: socket.socket
+    report: Connection  # where the warden says how the child ended
     stack: Path  # where it writes the Python stack it is in, when it is interrupted
+    tail: Tail  # where it writes what it printed last
     frames: FrameReader = field(default_factory=lambda: FrameReader(_MAX_FRAME))
     outbox: deque[memoryview] = field(default_factory=deque)
     blocked: bool = False  # whether the selector tells when it can be written to
+    killed: bool = False  # by us; its death is still to be told
 
 
 class Slots:
@@ -67,7 +76,8 @@ class Slots:
         self.max_payload = 0
         self._threads, self._forward_output = threads, forward_output
         self._selector = selector
-        self._worker = worker
+        self._worker, self._host = worker, socket.gethostname()
+        self._oom_kills = OomKills()
         self._blobs: dict[str, bytes] = {}
         self._processes: dict[int, _Process] = {}
         self._directory = Path(tempfile.mkdtemp(prefix="multihost-"))
@@ -91,21 +101,32 @@ class Slots:
         """
         ours, theirs = socket.socketpair()
         our_control, their_control = socket.socketpair(type=socket.SOCK_SEQPACKET)
-        stack = self._directory / f"stack-{number}"
+        report, their_report = self._context.Pipe(duplex=False)
+        stack, tail = self._directory / f"stack-{number}", Tail(str(self._directory / f"tail-{number}"))
         config = slot.SlotConfig(
-            self._worker, self.max_payload, str(self._directory), str(stack), self._threads, self._forward_output, needs
+            self._worker,
+            self.max_payload,
+            str(self._directory),
+            str(stack),
+            tail.path,
+            self._threads,
+            self._forward_output,
+            needs,
         )
-        with Connection(theirs.detach()) as pipe, their_control:
-            process = self._context.Process(target=slot.main, args=(pipe, their_control, config), daemon=True)
+        with Connection(theirs.detach()) as pipe, their_control, their_report:
+            arguments = pipe, their_control, their_report, config
+            process = self._context.Process(target=slot.main, args=arguments, daemon=True)
             try:
                 process.start()
             except BaseException:
                 ours.close()
                 our_control.close()
+                report.close()
+                tail.remove()
                 raise
         our_control.setblocking(False)
         ours.setblocking(False)
-        child = self._processes[number] = _Process(number, process, ours, our_control, stack)
+        child = self._processes[number] = _Process(number, process, ours, our_control, report, stack, tail)
         self._selector.register(ours, selectors.EVENT_READ, (self._ready, child))
         self._selector.register(process.sentinel, selectors.EVENT_READ, (self._died, child))
         for need in needs:
@@ -146,16 +167,25 @@ class Slots:
     def condemn(self, number: int) -> None:
         """Kill a child; its death is told when it has happened."""
         if (child := self._processes.get(number)) is not None:
-            _signal(child, signal.SIGKILL)
+            child.killed = True
+            _signal(child, END)
 
     def kill(self, number: int) -> None:
         if (child := self._processes.pop(number, None)) is not None:
             self._forget(child)
-            _signal(child, signal.SIGKILL)
+            _signal(child, END)
             child.process.join(_JOIN_SECONDS)
+            if child.process.exitcode is None:  # somebody has stopped the warden
+                _signal(child, signal.SIGKILL)
+
+    def beat(self) -> None:
+        """To be called every few seconds."""
+        self._oom_kills.forget_old()
 
     def close(self) -> None:
         """Kill all children and remove the unpacked code."""
+        for child in self._processes.values():
+            _signal(child, END)
         for number in list(self._processes):
             self.kill(number)
         shutil.rmtree(self._directory, ignore_errors=True)
@@ -173,10 +203,34 @@ class Slots:
         if self._processes.pop(child.number, None) is None:
             return []
         reports = self._read(child)  # what it handed over before it died
-        stack = _read_stack(child.stack)
-        self._forget(child)
         child.process.join(_JOIN_SECONDS)
-        return [*reports, events.ChildDied(child.number, _how_it_died(child.process.exitcode), stack)]
+        text = _read_text(child.stack)
+        death = self._certify(child, text)
+        printed = child.tail.read()
+        self._forget(child)
+        if death is None:
+            return [*reports, events.StartFailed(child.number, "its process could not be forked")]
+        return [*reports, events.ChildDied(child.number, death.reason, stack_of_tasks(text), printed, death)]
+
+    def _certify(self, child: _Process, stack: str) -> Death | None:
+        """How a child has died; None: it has never lived."""
+        records = []
+        with contextlib.suppress(EOFError, OSError):
+            while child.report.poll():
+                records.append(child.report.recv_bytes(_MAX_RECORD))
+        match records:
+            case [_, record]:
+                ended = read_ended(record)
+                death = replace(how_it_ended(ended.exit_code), peak_bytes=ended.peak_bytes)
+            case [_]:
+                death = how_it_ended(-signal.SIGKILL)  # with its warden
+            case _:
+                return None
+        oom = None if child.killed or death.signal != "SIGKILL" else self._oom_kills.one_more()
+        fatal = stack.rpartition(_FATAL)
+        return replace(
+            death, host=self._host, worker=self._worker, oom=oom, stack=stack_of_tasks(fatal[2]) if fatal[1] else ""
+        )
 
     def _read(self, child: _Process) -> list[events.Event]:
         reports: list[events.Event] = []
@@ -197,7 +251,8 @@ class Slots:
                 reports.extend(_event(child.number, messages.decode_child(content)) for content in contents)
             except ProtocolError as error:
                 logger.warning("a child process is killed: %s", error)
-                _signal(child, signal.SIGKILL)  # the sentinel will tell
+                child.killed = True
+                _signal(child, END)  # the sentinel will tell
                 return reports
             if size < len(space):
                 return reports  # that was all
@@ -231,7 +286,9 @@ class Slots:
                 self._selector.unregister(source)
         child.pipe.close()
         child.control.close()
+        child.report.close()
         child.stack.unlink(missing_ok=True)
+        child.tail.remove()
 
 
 def _event(child: int, message: messages.Message) -> events.FromChild:
@@ -249,23 +306,12 @@ def _signal(child: _Process, number: int) -> None:
             os.kill(child.process.pid, number)
 
 
-def _read_stack(path: Path) -> str:
+def _read_text(path: Path) -> str:
     """What a child's fault handler wrote; a task may have put anything there instead."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:
         return ""
     with open(descriptor, "rb", buffering=0) as file, contextlib.suppress(OSError):
-        return stack_of_tasks((file.read(_MAX_STACK_BYTES) or b"").decode("utf-8", "replace"))
+        return (file.read(_MAX_STACK_BYTES) or b"").decode("utf-8", "replace")
     return ""
-
-
-def _how_it_died(exit_code: int | None) -> str:
-    if exit_code is None:
-        return "its process ended and left no exit status"
-    if exit_code < 0:
-        try:
-            return f"its process was killed by {signal.Signals(-exit_code).name}"
-        except ValueError:
-            return f"its process was killed by signal {-exit_code}"
-    return f"its process ended with exit status {exit_code} and without an outcome"

@@ -39,7 +39,7 @@ def test_task_that_is_late_is_interrupted_and_can_clean_up(
 ) -> None:
     with pytest.raises(multihost.TaskTimeout, match="was interrupted") as caught:
         pool.options(timeout=0.3).apply(function, (str(tmp_path),))
-    assert caught.value.args == (0.3, "w1", False, "")
+    assert caught.value.args == (0.3, "w1", False, "", "")
     assert marked(tmp_path, "cleaned up")
     assert function.__name__ in str(caught.value.__cause__)
     assert "interrupts.py" not in str(caught.value.__cause__)

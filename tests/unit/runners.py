@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from multihost.deaths import Death
 from multihost.runner.core import WARM_CHILDREN, RunnerCore
 from multihost.runner.events import (
     ChildDied,
@@ -161,9 +162,16 @@ class Runner:
         self.handle(Finished(child, [(token, kind, b"") for token in tokens], seconds * len(tokens)))
         return tokens
 
-    def die(self, child: int, reason: str = "its process was killed by SIGKILL", stack: str = "") -> None:
+    def die(
+        self,
+        child: int,
+        reason: str = "its process was killed by SIGKILL",
+        stack: str = "",
+        printed: tuple[int, str] = (0, ""),
+        death: Death | None = None,
+    ) -> None:
         self.processes.pop(child, None)
-        self.handle(ChildDied(child, reason, stack))
+        self.handle(ChildDied(child, reason, stack, printed, death))
 
     def drain(self) -> None:
         self.handle(DrainAsked())

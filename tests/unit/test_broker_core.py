@@ -7,6 +7,7 @@ import pytest
 
 from multihost.broker.events import Close, Heard, Send
 from multihost.broker.tasks import MAX_DELIVERIES, TRANSITIONS, Task, TaskEvent, TaskState
+from multihost.deaths import Death
 from multihost.errors import ProtocolError, WorkerDied
 from multihost.payload import content_id, load_error, load_part
 from tests.unit.brokers import (
@@ -391,7 +392,8 @@ def test_task_that_spent_its_deliveries_is_a_dead_letter_with_each_reason(broker
     for _ in range(MAX_DELIVERIES - 1):
         broker.say(worker, ("want", 1))
         (grant,) = broker.grants(worker)
-        broker.say(worker, ("settle", [(grant.token, "lost", b"killed by SIGSEGV")]))
+        death = Death("killed by SIGSEGV", worker="host-a", signal="SIGSEGV", output="line 6")
+        broker.say(worker, ("settle", [(grant.token, "lost", death.encode().encode())]))
     assert broker.results(client) == {}
     broker.say(worker, ("want", 1))
     broker.leave(worker)
@@ -404,6 +406,8 @@ def test_task_that_spent_its_deliveries_is_a_dead_letter_with_each_reason(broker
         "killed by SIGSEGV on worker host-a",
         "worker host-a was lost: its connection closed",
     )
+    assert error.deaths == (death, death, Death(error.losses[2]))
+    assert not any("{" in note.text for note in broker.notes)
     assert (broker.count("dead"), broker.count("queued"), broker.count("redelivered")) == (1, 0, 2)
     assert broker.notes[-1].level == "error" or "dead letter" in "".join(note.text for note in broker.notes)
 

@@ -8,6 +8,7 @@ import pytest
 
 import multihost
 from multihost import errors
+from multihost.deaths import Death
 from multihost.errors import MultihostError, RemoteTraceback
 
 EXAMPLES: dict[type[BaseException], BaseException] = {
@@ -22,9 +23,9 @@ EXAMPLES: dict[type[BaseException], BaseException] = {
         errors.ProtocolError("a frame claims too much"),
         errors.TaskTooLarge("the arguments of a task", 2048, 1024),
         errors.ResultTooLarge(2048, 1024),
-        errors.TaskTimeout(2.5, "w1", True, "in line 7"),
+        errors.TaskTimeout(2.5, "w1", True, "in line 7", "line 6"),
         errors.TaskExpired(60.0),
-        errors.WorkerDied(["worker a was lost", "killed by SIGKILL on worker b"]),
+        errors.WorkerDied(["worker a was lost", Death("killed by SIGKILL", worker="b", output="line 6").encode()]),
         errors.CodeNotFound("numpy", "worker-3", "No module named 'numpy'"),
         errors.PythonMismatch("3.11", "3.13"),
         errors.JournalError("what happened"),
@@ -87,6 +88,7 @@ def test_dead_letter_tells_the_reason_of_each_delivery() -> None:
     text = str(EXAMPLES[errors.WorkerDied])
     assert "after 2 deliveries" in text
     assert "delivery 1: worker a was lost; delivery 2: killed by SIGKILL on worker b" in text
+    assert text.endswith("Its last output:\nline 6")
 
 
 def test_damaged_journal_tells_the_place_what_is_whole_and_the_way_out() -> None:

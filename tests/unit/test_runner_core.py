@@ -1,6 +1,7 @@
 """multihost/runner/core.py: which child runs what, how much a worker asks for, and how it leaves."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from multihost.deaths import Death
 from multihost.runner.core import CHILD_SECONDS, HOLD_SECONDS, MAX_HELD, STUCK_SECONDS, WARM_CHILDREN, RunnerCore
 from multihost.runner.events import (
     ChildDied,
@@ -331,11 +333,29 @@ def test_worker_that_was_idle_does_not_give_back_what_has_just_come(make_runner:
 # --- children that die -----------------------------------------------------------------------------------------------
 
 
+def losses(runner: Runner) -> list[tuple[int, Death]]:
+    """The tasks that are told to be lost, and how their processes died."""
+    rows = [row for rows in runner.said("settle") for row in rows]
+    assert {kind for _, kind, _ in rows} <= {"lost"}
+    return [(token, Death.decode(content.decode())) for token, _, content in rows]
+
+
+def test_a_lost_task_takes_the_certificate_and_its_own_last_output_with_it(make_runner: MakeRunner) -> None:
+    runner = make_runner(1)
+    death = Death("its process was killed by SIGKILL", "host-1", "w1", "SIGKILL", oom=True, peak_bytes=5)
+    (token,) = runner.grant(1)
+    runner.die(runner.busy[0], printed=(token, "line 6"), death=death)
+    assert losses(runner) == [(token, replace(death, output="line 6"))]
+    (token,) = runner.grant(1)
+    runner.die(runner.busy[0], printed=(token - 1, "of the task before"), death=death)
+    assert losses(runner) == [(token, death)]
+
+
 def test_a_child_that_dies_with_one_task_loses_it(make_runner: MakeRunner) -> None:
     runner = make_runner(1)
     (token,) = runner.grant(1)
     runner.die(runner.busy[0], "its process was killed by SIGSEGV")
-    assert runner.said("settle") == [[(token, "lost", b"its process was killed by SIGSEGV")]]
+    assert losses(runner) == [(token, Death("its process was killed by SIGSEGV", worker="w1"))]
 
 
 def test_tasks_of_which_a_child_may_have_died_run_again_one_by_one_until_it_is_clear(make_runner: MakeRunner) -> None:
@@ -353,7 +373,7 @@ def test_tasks_of_which_a_child_may_have_died_run_again_one_by_one_until_it_is_c
     runner.finish(runner.busy[0], seconds=MILLISECOND)
     runner.outbox.clear()
     runner.die(runner.busy[0], "its process was killed by SIGSEGV")
-    assert runner.said("settle") == [[(tokens[1], "lost", b"its process was killed by SIGSEGV")]]
+    assert losses(runner) == [(tokens[1], Death("its process was killed by SIGSEGV", worker="w1"))]
     for _ in range(room - 2):
         runner.finish(runner.busy[0], seconds=MILLISECOND)
     assert [token for run in runner.runs for token, _ in run.tasks][:room] == tokens[:room]

@@ -80,7 +80,7 @@ def test_chunk_whose_child_dies_runs_again_behind_what_has_ended_item_by_item(ru
     assert runner.runs[-1].options == {"chunk": "map", "done": 5, "careful": True}
     runner.end_part(runner.busy[0], 1)
     runner.die(runner.busy[0], "SIGSEGV")
-    assert settled(runner) == [(token, "lost", b"SIGSEGV")]
+    assert [row[:2] for row in settled(runner)] == [(token, "lost")]
 
 
 def test_chunk_and_single_call_of_a_function_are_measured_apart(runner: Runner) -> None:
@@ -178,10 +178,10 @@ def test_task_that_goes_on_after_its_timeout_is_killed_and_fails(runner: Runner,
     runner.tick(5.0)
     runner.tick(TIMEOUT_GRACE_SECONDS)
     assert runner.processes[child].condemned
-    runner.die(child, stack="in line 7")
+    runner.die(child, stack="in line 7", printed=(token, "line 6"))
     (row,) = settled(runner)
     assert row[:2] == (token, kind)
-    assert error_of(row).args == (5.0, "w1", True, "in line 7")
+    assert error_of(row).args == (5.0, "w1", True, "in line 7", "line 6")
     assert isinstance(error_of(row), TaskTimeout)
 
 

@@ -1,0 +1,185 @@
+"""What is told of a process that died in the middle of a task, and what becomes of the processes it started."""
+
+import contextlib
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import multihost
+from tests.integration import deadly_tasks as tasks
+from tests.integration import tasks as common
+from tests.integration.cluster import DEADLINE, Cluster, wait_until
+
+
+@pytest.fixture
+def pool(shared_cluster: Cluster) -> Iterator[multihost.Pool]:
+    with shared_cluster.pool() as pool:
+        yield pool
+
+
+# --- certificates ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGRTMIN + 3])
+def test_death_by_a_signal_is_told_with_its_name_place_memory_and_last_output(
+    pool: multihost.Pool, number: int
+) -> None:
+    with pytest.raises(multihost.WorkerDied) as caught:
+        pool.apply(tasks.print_and_be_killed, (int(number),))
+    assert len(caught.value.deaths) == len(caught.value.losses) == 3
+    for death in caught.value.deaths:
+        assert death.signal == (signal.Signals(number).name if number < 32 else f"signal {int(number)}")
+        assert (death.exit_status, death.worker, death.host) == (None, "w1", socket.gethostname())
+        assert death.output == "the task's first line\nand, not ended yet, its last"
+        assert 5 << 20 < death.peak_bytes < 1 << 30
+        assert not death.oom
+        assert death.stack == ""
+    text = str(caught.value)
+    assert all(part in text for part in (death.signal, "worker w1", "delivery 3", "MiB", "the task's first line"))
+
+
+def test_death_by_exit_is_told_with_its_status(pool: multihost.Pool) -> None:
+    with pytest.raises(multihost.WorkerDied, match="exit status 7 and without an outcome") as caught:
+        pool.apply(tasks.print_and_exit, (7,))
+    assert [(death.signal, death.exit_status, death.oom) for death in caught.value.deaths] == [("", 7, None)] * 3
+    assert caught.value.deaths[0].output == "before the exit"
+
+
+def test_death_by_a_fatal_fault_is_told_with_the_python_stack(pool: multihost.Pool) -> None:
+    with pytest.raises(multihost.WorkerDied, match="SIGSEGV") as caught:
+        pool.apply(tasks.touch_nothing)
+    assert "in touch_nothing" in caught.value.deaths[0].stack
+    assert "multihost/runner" not in caught.value.deaths[0].stack
+    assert "in touch_nothing" in str(caught.value)
+
+
+def test_peak_memory_is_that_of_the_moment_of_death(pool: multihost.Pool) -> None:
+    with pytest.raises(multihost.WorkerDied) as caught:
+        pool.apply(tasks.take_memory_and_die, (200,))
+    assert all(200 << 20 < death.peak_bytes < 400 << 20 for death in caught.value.deaths)
+
+
+def test_output_of_the_task_before_is_not_told_as_that_of_the_one_that_died(cluster: Cluster) -> None:
+    cluster.start_master()
+    cluster.start_worker(slots=1)
+    with cluster.pool() as pool:
+        assert pool.apply(print, ("of another task",)) is None
+        with pytest.raises(multihost.WorkerDied) as caught:
+            pool.apply(common.exit_at_once, (3,))
+    assert [death.output for death in caught.value.deaths] == ["", "", ""]
+
+
+def test_timeout_that_ended_with_a_kill_tells_the_last_output(pool: multihost.Pool) -> None:
+    with pytest.raises(multihost.TaskTimeout, match="before the loop") as caught:
+        pool.options(timeout=0.3).apply(tasks.print_and_never_end)
+    assert caught.value.killed
+    assert caught.value.output == "before the loop"
+    assert "in print_and_never_end" in caught.value.stack
+
+
+def test_certificate_of_an_item_of_a_chunk_is_that_of_the_item(pool: multihost.Pool) -> None:
+    iterator = pool.imap(tasks.print_and_exit, [5], chunksize=2)
+    with pytest.raises(multihost.WorkerDied) as caught:
+        iterator.next(DEADLINE)
+    assert [(death.exit_status, death.output) for death in caught.value.deaths] == [(5, "before the exit")] * 3
+
+
+# --- what tasks have started -----------------------------------------------------------------------------------------
+
+
+def started(directory: Path) -> list[int]:
+    """The processes that a task has started, in each way there is; waits until it has."""
+    files = [directory / how for how in tasks.WAYS]
+    wait_until(lambda: all(file.exists() for file in files), "the task has started its processes")
+    return [int(file.read_text()) for file in files]
+
+
+def wait_until_gone(processes: list[int]) -> None:
+    wait_until(lambda: not any(map(alive, processes)), f"{processes} are gone", 10.0)
+
+
+def alive(process: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def test_processes_of_a_task_die_with_the_child_that_a_timeout_kills(pool: multihost.Pool, tmp_path: Path) -> None:
+    with pytest.raises(multihost.TaskTimeout, match="was killed"):
+        pool.options(timeout=3.0).apply(tasks.start_all_and_stay, (str(tmp_path),))
+    # No waiting: the outcome is told when they are gone.
+    assert [how for how, process in zip(tasks.WAYS, started(tmp_path), strict=True) if alive(process)] == []
+
+
+def test_processes_of_a_task_die_with_the_child_that_a_cancel_kills(shared_cluster: Cluster, tmp_path: Path) -> None:
+    with multihost.Executor(address=str(shared_cluster.address), authkey=shared_cluster.authkey) as executor:
+        future = executor.submit(tasks.start_all_and_stay, str(tmp_path))
+        processes = started(tmp_path)
+        assert future.terminate()
+        wait_until_gone(processes)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_processes_of_a_task_die_with_the_child_that_dies_by_itself(
+    pool: multihost.Pool, tmp_path: Path, number: int
+) -> None:
+    neighbour = pool.apply_async(common.mark_and_wait, (tmp_path, "neighbour"))
+    with pytest.raises(multihost.WorkerDied):
+        pool.apply(tasks.start_all_and_be_killed, (str(tmp_path), int(number)))
+    deliveries = [*tmp_path.glob("of-*")]
+    assert len(deliveries) == 3
+    assert [process for each in deliveries for process in started(each) if alive(process)] == []
+    (tmp_path / "go").touch()
+    assert neighbour.get(DEADLINE)
+
+
+@pytest.mark.parametrize("end", ["killed", "drained"])
+def test_processes_of_tasks_die_with_their_worker(cluster: Cluster, tmp_path: Path, end: str) -> None:
+    cluster.start_master()
+    worker = cluster.start_worker(slots=1)
+    with cluster.pool() as pool:
+        pool.apply_async(tasks.start_all_and_stay if end == "killed" else tasks.start_all, (str(tmp_path),))
+        processes = started(tmp_path)
+        family = worker.descendants()
+        if end == "killed":
+            worker.kill()
+        else:
+            worker.term()
+            assert worker.wait() == 0
+        wait_until_gone([*processes, *family])
+
+
+def test_processes_of_a_task_live_on_while_its_child_runs_others(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.start_master()
+    cluster.start_worker(slots=1)
+    with cluster.pool() as pool:
+        child = pool.apply(tasks.start_all, (str(tmp_path),))
+        assert pool.apply(common.pid) == child
+        assert all(map(alive, started(tmp_path)))
+    wait_until_gone(started(tmp_path))
+
+
+def test_task_that_signals_its_process_group_does_not_reach_the_worker(pool: multihost.Pool) -> None:
+    with pytest.raises(multihost.WorkerDied, match="SIGTERM"):
+        pool.apply(tasks.signal_the_group, (int(signal.SIGTERM),))
+    assert pool.apply(common.square, (3,)) == 9
+
+
+def test_orphans_that_end_are_not_left_as_zombies(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.start_master()
+    worker = cluster.start_worker(slots=1)
+    with cluster.pool() as pool:
+        pool.apply(tasks.leave_orphans, (20,))
+        wait_until(lambda: len(worker.descendants()) == 4, "there are fork server, resource tracker, warden and child")
+
+
+def test_warden_that_is_killed_takes_its_child_with_it(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.start_master()
+    cluster.start_worker(slots=1)
+    with cluster.pool() as pool:
+        outcome = pool.apply_async(tasks.kill_the_parent_once, (str(tmp_path),))
+        assert outcome.get(DEADLINE) == "the second time"
+        assert pool.apply(common.square, (3,)) == 9
