@@ -1,5 +1,6 @@
 """What lasts, comes back, or is there at a bad moment: nobody else suffers, and nothing is left over."""
 
+import contextlib
 import itertools
 import os
 import signal
@@ -17,7 +18,7 @@ from multihost.settings import Address
 from multihost.wire.messages import PROTOCOL_VERSION
 from tests.integration import hard_tasks, tasks
 from tests.integration.clients import authenticated, stock_queues
-from tests.integration.cluster import DEADLINE, WORKER, Cluster, Program, wait_until
+from tests.integration.cluster import DEADLINE, MASTER, WORKER, Cluster, Program, wait_until
 
 # A clock that anybody may have set, a day or an hour to either side, twice a second.
 JUMPING_CLOCK = """
@@ -303,3 +304,20 @@ def test_connections_that_come_and_go_without_a_word_do_not_hinder_a_client(clus
         queue.put(number)
         assert queue.get(timeout=10) == number
     assert master.log().count("refused a connection") < 5
+
+
+def test_more_connections_than_the_master_may_open_cost_one_line_and_nobody_who_is_there(cluster: Cluster) -> None:
+    limited = ("sh", "-c", 'ulimit -n 80; exec "$0" "$1"')
+    master = cluster.start("master", *limited, sys.executable, MASTER, cwd=None)
+    master.wait_for_log("serving on")
+    cluster.start_worker()
+    with cluster.pool() as pool, contextlib.ExitStack() as stack:
+        assert pool.apply(tasks.square, (3,)) == 9
+        for _ in range(60):  # with the key
+            stack.enter_context(authenticated(cluster))
+        for _ in range(40):  # the kernel takes them, nobody answers
+            stack.enter_context(socket.create_connection(cluster.address.pair, timeout=10))
+        master.wait_for_log("no file descriptor is left")
+        assert pool.map(tasks.square, range(100), chunksize=1) == [x * x for x in range(100)]
+    wait_until(lambda: cluster.statistics()["sessions"] == 0, "newcomers are let in again")
+    assert master.log().count("no file descriptor is left") < 4

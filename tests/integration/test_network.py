@@ -12,7 +12,7 @@ import multihost
 from multihost.settings import Address
 from tests.integration import tasks
 from tests.integration.bad_links import Namespace, cut_link, late_link, namespaces_work
-from tests.integration.cluster import DEADLINE, WORKER, Cluster, Program, free_port, wait_until
+from tests.integration.cluster import DEADLINE, ROOT, WORKER, Cluster, Program, free_port, wait_until
 from tests.integration.slow_link import slow_link
 
 FOREVER = float("inf")
@@ -74,7 +74,8 @@ def do_job(cluster: Cluster, address: Address, file: Path) -> None:
     """A pool's whole life by way of ``address``; each of its calls must have run once."""
     file.write_text("")
     with multihost.Pool(address=str(address), authkey=cluster.authkey) as pool:
-        assert pool.map(tasks.note_turn, [(str(file), n) for n in range(COUNT)], 1) == list(range(COUNT))
+        outcome = pool.map_async(tasks.note_turn, [(str(file), n) for n in range(COUNT)], 1)
+        assert outcome.get(DEADLINE) == list(range(COUNT))
     assert runs(file) == list(range(COUNT))
 
 
@@ -168,6 +169,27 @@ def test_a_worker_that_is_cut_off_loses_its_task_and_joins_again_when_the_cable_
     assert len(list(tmp_path.glob("task.ended.*"))) == 1
     statistics = far_cluster.statistics()
     assert (statistics["done"], statistics["redelivered"]) == (51, 1)
+
+
+@pytest.mark.slow
+def test_a_client_that_is_cut_off_has_its_results_when_the_cable_is_back(
+    far_cluster: Cluster, far_host: Namespace, tmp_path: Path
+) -> None:
+    file = tmp_path / "ran"
+    text = (
+        "import multihost\nfrom tests.integration.tasks import note_turn\n"
+        f"print(multihost.Pool().map(note_turn, [({str(file)!r}, n) for n in range(600)], 1) == [*range(600)])\n"
+    )
+    far_cluster.start_master()
+    far_cluster.start_worker()
+    client = far_cluster.start("client", *far_host.inside, sys.executable, "-c", text, cwd=ROOT)
+    wait_until(lambda: file.exists() and len(runs(file)) > 50, "the job goes on")
+    far_host.drop()
+    wait_until(lambda: not far_cluster.statistics()["leased"], "what was submitted is done")
+    far_host.heal()
+    assert client.wait(60.0) == 0
+    assert client.log().endswith("True\n")
+    assert runs(file) == list(range(600))
 
 
 @pytest.mark.slow
