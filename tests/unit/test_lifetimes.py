@@ -199,12 +199,12 @@ def test_session_that_ends_takes_what_would_expire_with_it(broker: Broker) -> No
 
 
 @pytest.mark.parametrize("options", [{"delay": -1.0}, {"delay": 1}, {"expires": 0.0}, {"age": "1"}])
-def test_wrong_times_end_the_connection(broker: Broker, options: dict[str, Any]) -> None:
+def test_wrong_times_end_the_connection(broker: Broker, options: dict[Any, Any]) -> None:
     client = broker.client()
     broker.submit(client, b"0", **options)
     assert broker.closed[client].broke_rules
     with pytest.raises(ProtocolError):
-        TaskOptions.parse(dict[object, object](options))
+        TaskOptions.parse(options)
 
 
 def test_tasks_that_were_leased_do_not_pile_up_until_they_expire() -> None:
