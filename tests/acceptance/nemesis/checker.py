@@ -76,6 +76,7 @@ class Verdict:
 
     rows: list[tuple[str, str]]
     problems: list[str]
+    dead_letters: list[str]  # what is known of each: allowed, and worth a look
 
     def table(self) -> str:
         """The figures, one in a line."""
@@ -123,7 +124,7 @@ class _Checker:
         self._row("longest wait for an outcome", f"{self._longest_wait():.1f} s")
         self._recovery()
         self._faults()
-        return Verdict(self._rows, self._problems)
+        return Verdict(self._rows, self._problems, [self._story(task) for task in dead])
 
     def _row(self, name: str, value: object) -> None:
         self._rows.append((name, f"{value:,}" if isinstance(value, int) else str(value)))

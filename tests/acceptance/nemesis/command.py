@@ -53,8 +53,8 @@ def main() -> int:
         print(verdict.table())
         for problem in verdict.problems:
             print(f"BROKEN: {problem}")
-        if verdict.problems:
-            print(f"evidence: {_keep(cluster, options.seed, history, verdict)}")
+        kept = _keep(cluster, options.seed, history, verdict)
+        print(f"the history and the logs are in {kept}", file=sys.stderr)
         return _BROKEN if verdict.problems else 0
     except Exception:
         traceback.print_exc()
@@ -90,7 +90,7 @@ def _keep(cluster: Cluster, seed: int, history: History, verdict: Verdict) -> Pa
     """The history and the containers' logs, in a directory; those of workers that were scaled away are gone."""
     directory = ROOT / "build" / f"nemesis-{seed}"
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "verdict").write_text("\n".join([verdict.table(), *verdict.problems]))
+    (directory / "verdict").write_text("\n".join([verdict.table(), *verdict.problems, *verdict.dead_letters]))
     (directory / "history.json").write_text(json.dumps(dataclasses.asdict(history), default=bytes.hex))
     for container in cluster.containers():
         (directory / f"{container.name}.log").write_bytes(container.logs(timestamps=True))
