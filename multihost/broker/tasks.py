@@ -18,6 +18,8 @@ class TaskState(Enum):
     CANCELLED = auto()
     DEAD = auto()
 
+    __hash__ = object.__hash__  # Enum's own is written in Python, and each task asks for it five times
+
 
 class TaskEvent(Enum):
     """What can happen to a task."""
@@ -30,6 +32,8 @@ class TaskEvent(Enum):
     RAISED = auto()
     RETRIED = auto()  # it raised, and its caller asked for another try
     DROPPED = auto()  # it was cancelled, or its session ended
+
+    __hash__ = object.__hash__
 
 
 TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {

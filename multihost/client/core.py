@@ -49,10 +49,11 @@ class ClientCore:
 
     def add(self, blobs: list[Blob], options: dict[str, object], payload: bytes) -> int:
         """A new task of the function that is the last of ``blobs``; its sequence number."""
-        for blob in blobs:
-            self._blobs.setdefault(blob.blob_id, blob)
+        function_id = blobs[-1].blob_id
+        if function_id not in self._blobs:
+            self._blobs |= {blob.blob_id: blob for blob in blobs}
         sequence = next(self._numbers)
-        self.pending[sequence] = Pending(blobs[-1].blob_id, options, payload)
+        self.pending[sequence] = Pending(function_id, options, payload)
         self._unsent[sequence] = None
         return sequence
 

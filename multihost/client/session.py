@@ -191,7 +191,8 @@ class Session:
 
     def _add(self, function: Prepared, options: dict[str, object], payload: bytes, callback: Callback | Chunk) -> int:
         with self._lock:
-            self._wait_for_room()
+            if self._core.unsent >= _MAX_UNSENT:
+                self._wait_for_room()
             if self._error is not None:
                 raise self._error
             sequence = self._core.add(function.blobs, options, payload)
