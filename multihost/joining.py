@@ -163,8 +163,8 @@ class Membership:
 
     def check_process(self) -> None:
         """Raises: ForkedClient: this process was forked from the one that has the session."""
-        if not self.is_mine:
-            raise ForkedClient(self._process, os.getpid())
+        if (process := os.getpid()) != self._process:
+            raise ForkedClient(self._process, process)
 
     def close(self) -> None:
         """End the session, cancelling what is left, and take an own cluster down. May be called twice."""

@@ -165,7 +165,8 @@ class ReadyQueue:
         """A task is not leased any more: its session may have another one leased."""
         if (line := self._lines.get(task.session)) is not None:
             line.leased -= 1
-            self._refresh(line.family)
+            if line.limit is not None:
+                self._refresh(line.family)
 
     def take_these(self, session: str, sequences: list[int]) -> list[Task]:
         """What ``take`` gave once, when that is done again."""

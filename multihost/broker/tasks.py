@@ -19,6 +19,8 @@ class TaskState(Enum):
     DEAD = auto()
     EXPIRED = auto()
 
+    __hash__ = object.__hash__  # Enum's own is written in Python, and each task asks for it five times
+
 
 class TaskEvent(Enum):
     """What can happen to a task."""
@@ -32,6 +34,8 @@ class TaskEvent(Enum):
     RETRIED = auto()  # it raised, and its caller asked for another try
     DROPPED = auto()  # it was cancelled, or its session ended
     EXPIRED = auto()  # nobody had begun it in time
+
+    __hash__ = object.__hash__
 
 
 TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {

@@ -30,6 +30,7 @@ _MAX_FILES = 2000
 # A look at the sources costs a millisecond or more. For what is not remembered (lambdas, partials, bound methods)
 # and so would be looked at in each call, an edited file is new code after so many seconds.
 _LOOK_SECONDS = 0.2
+_REMEMBERABLE = (types.FunctionType, types.BuiltinFunctionType, type)
 # Content decides the archive's name, so what varies without meaning (times, order) is fixed.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -78,7 +79,7 @@ class CodeBook:
             content = payload.dumps(initializer, self.main_travels)
             self._initializers = [self._blob("the initializer, with its arguments,", content)]
         # Only functions that travel by name are remembered: what a closure holds may change between two calls.
-        self._named: weakref.WeakKeyDictionary[Callable[..., object], dict[RetryFor, Blob]] = (
+        self._named: weakref.WeakKeyDictionary[Callable[..., object], dict[RetryFor, list[Blob]]] = (
             weakref.WeakKeyDictionary()
         )
         self._fingerprint: tuple[object, ...] | None = None
@@ -92,18 +93,17 @@ class CodeBook:
 
         Raises: what pickling ``function`` raises; TaskTooLarge.
         """
-        rememberable = isinstance(function, types.FunctionType | types.BuiltinFunctionType | type)
-        blob = self._named.get(function, {}).get(retry_for) if rememberable else None
-        if blob is None:
-            self._refresh_archive(at_most_every=0.0 if rememberable else _LOOK_SECONDS)
-            definition = payload.dumps(
-                payload.Retrying(function, retry_for) if retry_for else function, self.main_travels
-            )
-            needs = tuple(need.blob_id for need in (*self._archives, *self._initializers))
-            blob = self._blob("a function", definition, (*(self._inherited or ()), *needs))
-            if rememberable and not payload.is_by_value(definition):
-                self._named.setdefault(function, {})[retry_for] = blob
-        return [*self._archives, *self._initializers, blob]
+        rememberable = isinstance(function, _REMEMBERABLE)
+        if rememberable and (known := self._named.get(function)) is not None and retry_for in known:
+            return known[retry_for]
+        self._refresh_archive(at_most_every=0.0 if rememberable else _LOOK_SECONDS)
+        definition = payload.dumps(payload.Retrying(function, retry_for) if retry_for else function, self.main_travels)
+        needs = tuple(need.blob_id for need in (*self._archives, *self._initializers))
+        blob = self._blob("a function", definition, (*(self._inherited or ()), *needs))
+        blobs = [*self._archives, *self._initializers, blob]
+        if rememberable and not payload.is_by_value(definition):
+            self._named.setdefault(function, {})[retry_for] = blobs
+        return blobs
 
     def _refresh_archive(self, at_most_every: float) -> None:
         """Pack the program's modules as they are on disk now, if they are not as they were.

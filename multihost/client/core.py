@@ -53,10 +53,11 @@ class ClientCore:
 
         ``since`` is when the call was made, on the clock of ``next_batch``, for options that count from then on.
         """
-        for blob in blobs:
-            self._blobs.setdefault(blob.blob_id, blob)
+        function_id = blobs[-1].blob_id
+        if function_id not in self._blobs:
+            self._blobs |= {blob.blob_id: blob for blob in blobs}
         sequence = next(self._numbers)
-        self.pending[sequence] = Pending(blobs[-1].blob_id, options, payload, since)
+        self.pending[sequence] = Pending(function_id, options, payload, since)
         self._unsent[sequence] = None
         return sequence
 

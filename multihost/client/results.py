@@ -106,9 +106,10 @@ class AsyncResult(Generic[T]):
         Raises: multiprocessing.TimeoutError after ``timeout`` seconds; the call's own exception, with the traceback
             from the worker as its ``__cause__``; ``CancelledError`` if it was cancelled.
         """
-        self.wait(timeout)
-        if not self.ready():
-            raise TimeoutError
+        if self._success is None:
+            self.wait(timeout)
+            if self._success is None:
+                raise TimeoutError
         if self._success:
             return self._value  # type: ignore[no-any-return]
         try:

@@ -200,7 +200,8 @@ class Session:
         since: float,
     ) -> int:
         with self._lock:
-            self._wait_for_room()
+            if self._core.unsent >= _MAX_UNSENT:
+                self._wait_for_room()
             if self._error is not None:
                 raise self._error
             sequence = self._core.add(function.blobs, options, payload, since)
