@@ -135,6 +135,7 @@ class ClientCore:
             if tasks and size + len(task.payload) > _MAX_BATCH_BYTES:
                 break
             del self._unsent[sequence]
+            last = sequence
             continues = task.function_id == function_id and task.options is options and task.since == since
             if not continues or sequence != first + len(payloads):
                 messages += self._blobs_of(task.function_id)
@@ -152,7 +153,7 @@ class ClientCore:
             size += len(task.payload)
             tasks += 1
         self._lone = self._awaited < 0 and tasks == 1
-        self._awaited = sequence
+        self._awaited = last
         return messages
 
     def _blobs_of(self, function_id: str) -> list[Message]:

@@ -173,6 +173,15 @@ def test_batch_has_a_bounded_number_of_bytes(client: ClientCore) -> None:
     assert sizes == [4, 2]
 
 
+def test_tasks_that_do_not_fill_a_batch_leave_when_those_that_were_sent_are_accepted(client: ClientCore) -> None:
+    add(client, *[bytes(3 * MIB)] * 4)
+    for number in range(4):
+        ((_, first, _, _, payloads),) = submits(batch(client))
+        assert isinstance(payloads, list)
+        assert (first, len(payloads)) == (number, 1)
+        client.accepted(number + 1)
+
+
 def test_task_larger_than_a_batch_goes_alone(client: ClientCore) -> None:
     add(client, b"small", bytes(9 * MIB), b"small")
     for number in range(3):
