@@ -209,6 +209,10 @@ def make_fussy(what: str, at_pickling: bool) -> Fussy:
     return Fussy(what, at_pickling)
 
 
+def fussy_at_2(what: str, at_pickling: bool, number: int) -> object:
+    return Fussy(what, at_pickling) if number == 2 else number
+
+
 class Falsy(Exception):
     """An exception that is not true."""
 
