@@ -234,6 +234,10 @@ def fail_with_a_cause() -> None:
         raise LookupError("because of that") from error
 
 
+def fail_with_a_lock() -> None:
+    raise LookupError("on purpose", threading.Lock())
+
+
 def stop_iteration_at_2(number: int) -> int:
     if number == 2:
         raise StopIteration("in a task")

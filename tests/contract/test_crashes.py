@@ -192,6 +192,16 @@ def test_the_calls_beside_one_whose_process_dies(own_executor: Any, is_ours: boo
         assert isinstance(beside.exception(0), BrokenProcessPool)
 
 
+def test_an_error_that_cannot_be_pickled_is_told_by_ours(pool: Any, executor: Any, is_ours: bool) -> None:
+    """The standard library's tells only that it could not be pickled."""
+    with pytest.raises(multihost.RemoteError if is_ours else MaybeEncodingError) as caught:
+        pool.apply(tasks.fail_with_a_lock)
+    error = executor.submit(tasks.fail_with_a_lock).exception(30)
+    assert isinstance(error, multihost.RemoteError if is_ours else TypeError)
+    for told in (caught.value, error):
+        assert not is_ours or ("LookupError" in str(told) and "on purpose" in str(told))
+
+
 def test_an_error_that_is_not_true_is_raised_all_the_same(pool: Any) -> None:
     with pytest.raises(tasks.Falsy):
         pool.apply(tasks.fail_falsely)
