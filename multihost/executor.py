@@ -178,7 +178,7 @@ class Executor(futures.Executor):
         """The results of ``fn`` for the items of the iterables side by side, in order; ends with the shortest.
 
         All calls are submitted at once; with ``buffersize`` only so many chunks, and one more with each that is used
-        up. What has not begun is cancelled when the iterator is closed or ends in an exception.
+        up. What no worker has yet is cancelled when the iterator is closed or ends in an exception.
 
         Args:
             timeout: seconds from now in which every result must have come.

@@ -75,7 +75,7 @@ def dump_error(error: BaseException, max_bytes: float = float("inf")) -> bytes:
     try:
         itself = dumps(error)
         loads(itself)  # an __init__ with other arguments than args is found out here, not at the client
-    except Exception:
+    except BaseException:  # a __reduce__ of the user's may raise anything, here and below
         itself = b""
     data = pickle.dumps((itself, *stand_in, text), protocol=5)
     if len(data) > max_bytes:
@@ -90,7 +90,7 @@ def load_error(data: bytes) -> BaseException:
     if itself:
         try:
             error = loads(itself)
-        except Exception as reason:
+        except BaseException as reason:
             message = f"{message} (this class cannot be rebuilt here: {reason!r})"
     if not isinstance(error, BaseException):
         error = RemoteError(type_name, message)
@@ -152,7 +152,7 @@ def load_part(data: bytes) -> tuple[int, float, Outcomes]:
         loaded: Any = loads(body)
         values, errors = loaded
         outcomes = Outcomes(values, {place: load_error(error) for place, error in errors.items()})
-    except Exception as error:
+    except BaseException as error:
         error.add_note("the task ran, but its result cannot be rebuilt in this program")
         outcomes = Outcomes.failed(error, int(count))
     return int(start), float(seconds), outcomes
@@ -168,7 +168,7 @@ def _ends_of(text: str, length: int) -> str:
 def _text_of(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception as reason:
+    except BaseException as reason:
         return f"<no text: str() of it raised {type(reason).__name__}>"
 
 

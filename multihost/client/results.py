@@ -118,7 +118,7 @@ class AsyncResult(Generic[T]):
             del self  # the exception's traceback has this frame, and shall not keep the exception alive
 
     def cancel(self) -> bool:
-        """Cancel what no worker has begun yet; whether anything was. Beyond the standard library."""
+        """Cancel what no worker has yet; whether anything was. Beyond the standard library."""
         return not self.ready() and self._cancel is not None and self._cancel(False)
 
     def terminate(self) -> bool:

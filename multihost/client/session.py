@@ -147,7 +147,7 @@ class Session:
             raise ForkedClient(self._process, os.getpid())
         try:
             payload = self._pickled(function, (args, kwds))
-        except Exception as unsendable:
+        except (Exception, SystemExit) as unsendable:
             _deliver(callback, False, _not_sent(unsendable, function.name))
             return -1
         return self._add(function, options.wire, payload, callback, _made_at(options))
@@ -170,7 +170,7 @@ class Session:
             raise ForkedClient(self._process, os.getpid())
         try:
             payload = self._pickled(function, items)
-        except Exception as unsendable:
+        except (Exception, SystemExit) as unsendable:
             if len(items) == 1 or function.error is not None:
                 Chunk(len(items), callback).fail(_not_sent(unsendable, function.name))
                 return []
@@ -486,7 +486,7 @@ def _made_at(options: Options) -> float:
     return math.ceil((options.since or time.monotonic()) * 100) / 100
 
 
-def _not_sent(error: Exception, name: str) -> Exception:
+def _not_sent(error: BaseException, name: str) -> BaseException:
     error.add_note(f"multihost could not send a call of {name} to the master; it did not run")
     return error
 
@@ -497,7 +497,7 @@ def _opened(kind: str, content: bytes) -> tuple[bool, object]:
         return False, CancelledError()
     try:
         return (True, loads(content)) if kind == "result" else (False, load_error(content))
-    except Exception as error:
+    except BaseException as error:  # a __reduce__ of the user's may raise anything
         error.add_note("the task ran, but its result cannot be rebuilt in this program")
         return False, error
 

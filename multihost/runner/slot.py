@@ -306,16 +306,17 @@ class Slot:
 
     def _dump_error(self, error: BaseException, token: int) -> bytes:
         """The bytes of a task's exception: its traceback begins in the user's code; what was printed last is a note."""
-        error.__traceback__ = _without_ours(error.__traceback__)
-        if error is self._interrupts.raised:
-            _cut_ours(error.__traceback__)
-        tail = self._output.tail(token)
-        if not tail:
-            return payload.dump_error(error, self._config.max_payload)
-        error.add_note(f"last output:\n{tail}")
-        content = payload.dump_error(error, self._config.max_payload)
-        error.__notes__.pop()  # it may be raised again, by another task
-        return content
+        with self._interrupts:  # of a chunk: the task still runs, and an end that comes meanwhile must not be lost
+            error.__traceback__ = _without_ours(error.__traceback__)
+            if error is self._interrupts.raised:
+                _cut_ours(error.__traceback__)
+            tail = self._output.tail(token)
+            if not tail:
+                return payload.dump_error(error, self._config.max_payload)
+            error.add_note(f"last output:\n{tail}")
+            content = payload.dump_error(error, self._config.max_payload)
+            error.__notes__.pop()  # it may be raised again, by another task
+            return content
 
     # --- which task this is ------------------------------------------------------------------------------------
 

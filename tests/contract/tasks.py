@@ -209,6 +209,10 @@ def make_fussy(what: str, at_pickling: bool) -> Fussy:
     return Fussy(what, at_pickling)
 
 
+def fussy_at_2(what: str, at_pickling: bool, number: int) -> object:
+    return Fussy(what, at_pickling) if number == 2 else number
+
+
 class Falsy(Exception):
     """An exception that is not true."""
 
@@ -228,6 +232,10 @@ def fail_with_a_cause() -> None:
         divide(1, 0)
     except ZeroDivisionError as error:
         raise LookupError("because of that") from error
+
+
+def fail_with_a_lock() -> None:
+    raise LookupError("on purpose", threading.Lock())
 
 
 def stop_iteration_at_2(number: int) -> int:

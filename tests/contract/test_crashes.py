@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
 from typing import Any
 
@@ -70,11 +71,14 @@ def test_a_result_that_ends_badly_when_it_is_pickled_ends_its_call(
         assert executor.submit(tasks.square, 3).result(30) == 9
 
 
-def test_a_result_that_cannot_be_rebuilt_ends_its_call(make_executor: Callable[..., Any], is_ours: bool) -> None:
+@pytest.mark.parametrize("what", ["raise", "exit"])
+def test_a_result_that_cannot_be_rebuilt_ends_its_call(
+    make_executor: Callable[..., Any], is_ours: bool, what: str
+) -> None:
     """In the standard library's executor it is the end of all calls, with a message about a child."""
     executor = make_executor(1)
-    with pytest.raises(Exception) as caught:  # noqa: PT011
-        executor.submit(tasks.make_fussy, "raise", False).result(30)
+    with pytest.raises(BaseException) as caught:  # noqa: PT011
+        executor.submit(tasks.make_fussy, what, False).result(30)
     assert not isinstance(caught.value, TimeoutError)
     if is_ours:
         assert "on purpose" in str(caught.value)
@@ -100,6 +104,38 @@ def test_no_call_of_our_pool_is_without_an_end(
     errors = {"raise": (ValueError, MaybeEncodingError), "exit": (SystemExit, MaybeEncodingError)}
     with pytest.raises(errors.get(what, multihost.WorkerDied)):
         pool.apply_async(function, arguments).get(60)
+    assert pool.apply(tasks.square, (3,)) == 9
+
+
+@pytest.mark.parametrize("what", ["raise", "exit"])
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_a_result_that_cannot_be_rebuilt_ends_no_more_of_our_calls_than_its_chunk(
+    pool: Any, is_ours: bool, what: str, chunksize: int
+) -> None:
+    """In the standard library's pool it ends the thread that all results pass: it hangs."""
+    if not is_ours:
+        return
+    results = pool.imap(partial(tasks.fussy_at_2, what, False), range(6), chunksize)
+    came: list[object] = []
+    for _ in range(6):
+        try:
+            came.append(results.next(30))
+        except (ValueError, SystemExit) as error:
+            came.append(str(error))
+    assert came[2:] == ["on purpose", 3, 4, 5]
+    assert chunksize > 1 or came[:2] == [0, 1]
+
+
+@pytest.mark.parametrize("method", ["map", "imap", "imap_unordered"])
+@pytest.mark.parametrize("chunksize", [1, 2])
+def test_an_argument_that_exits_when_it_is_pickled_ends_our_call(
+    pool: Any, is_ours: bool, method: str, chunksize: int
+) -> None:
+    """In the standard library's pool it ends the thread that all calls pass: it hangs."""
+    if not is_ours:
+        return
+    with pytest.raises(SystemExit, match="on purpose"):
+        list(getattr(pool, method)(tasks.identity, [1, 2, tasks.Fussy("exit", True), 4], chunksize))
     assert pool.apply(tasks.square, (3,)) == 9
 
 
@@ -154,6 +190,16 @@ def test_the_calls_beside_one_whose_process_dies(own_executor: Any, is_ours: boo
         assert [future.result(0) for future in queued] == [0, 1, 4, 9, 16]
     else:
         assert isinstance(beside.exception(0), BrokenProcessPool)
+
+
+def test_an_error_that_cannot_be_pickled_is_told_by_ours(pool: Any, executor: Any, is_ours: bool) -> None:
+    """The standard library's tells only that it could not be pickled."""
+    with pytest.raises(multihost.RemoteError if is_ours else MaybeEncodingError) as caught:
+        pool.apply(tasks.fail_with_a_lock)
+    error = executor.submit(tasks.fail_with_a_lock).exception(30)
+    assert isinstance(error, multihost.RemoteError if is_ours else TypeError)
+    for told in (caught.value, error):
+        assert not is_ours or ("LookupError" in str(told) and "on purpose" in str(told))
 
 
 def test_an_error_that_is_not_true_is_raised_all_the_same(pool: Any) -> None:

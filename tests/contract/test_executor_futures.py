@@ -75,6 +75,19 @@ def test_a_running_future_is_known_to_run_once_it_could_not_be_cancelled(executo
     assert not future.running()
 
 
+def test_what_waits_for_a_free_process_can_be_cancelled(own_executor: Any, is_ours: bool, place: Place) -> None:
+    """The standard library's puts a few aside for its processes, and takes those for running."""
+    for name in ("first", "second"):
+        own_executor.submit(tasks.mark_and_wait, place.task, name)
+    wait_until(lambda: len(list(place.test.iterdir())) == 2, "both processes were busy")
+    queued = [own_executor.submit(tasks.square, n) for n in range(20)]
+    if not is_ours:
+        wait_until(queued[0].running, "it was put aside")
+    assert queued[0].cancel() is is_ours
+    assert not is_ours or all(future.cancel() for future in queued)
+    assert queued[-1].cancel()
+
+
 @pytest.mark.parametrize("timeout", [0, 0.0, -1])
 def test_a_future_without_patience_times_out_at_once(executor: Any, place: Place, timeout: float) -> None:
     future = executor.submit(tasks.mark_and_wait, place.task, "begun")

@@ -158,6 +158,19 @@ def test_stop_iteration_in_map_is_an_exception_with_ours(pool: Any, is_ours: boo
         assert pool.map(tasks.stop_iteration_at_2, range(5), 5) == [0, 1]
 
 
+@BOTH
+def test_stop_iteration_in_a_chunk_loses_nothing_with_ours(pool: Any, is_ours: bool, method: str) -> None:
+    """The standard library's takes it for the end of the chunk, whose other results never come."""
+    results = getattr(pool, method)(tasks.stop_iteration_at_2, range(5), 5)
+    came = []
+    for _ in range(5):
+        try:
+            came.append(next(results))
+        except StopIteration as error:
+            came.append(error.value)
+    assert came == ([0, 1, "in a task", 3, 4] if is_ours else [0, 1, None, None, None])
+
+
 # --- buffersize, which the standard library has from Python 3.15 on --------------------------------------------------
 
 HAS_BUFFERSIZE = sys.version_info >= (3, 15)

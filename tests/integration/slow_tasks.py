@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import FrameType
 
 import multihost
 
@@ -168,3 +169,32 @@ def wait_for_a_task(directory: str) -> None:
     """Submit a task that does not end, and wait for it."""
     with multihost.Pool() as pool:
         pool.apply(sleep_and_clean_up, (directory,))
+
+
+class StoppedWhilePickled(Exception):
+    """Its pickling lasts until its process has been told to end the task."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        number = signal.SIGRTMAX - 1  # as in multihost.runner.interrupts
+        theirs = signal.getsignal(number)
+        assert callable(theirs)
+        came = threading.Event()
+
+        def note(signum: int, frame: FrameType | None) -> None:
+            came.set()
+            theirs(signum, frame)
+
+        signal.signal(number, note)
+        mark(str(self.args[0]), "pickled")
+        try:
+            while not came.is_set():
+                time.sleep(0.001)
+        finally:
+            signal.signal(number, theirs)
+        return StoppedWhilePickled, self.args
+
+
+def fail_first(directory: str, number: int) -> None:
+    if number == 0:
+        raise StoppedWhilePickled(directory)
+    mark(directory, "second")

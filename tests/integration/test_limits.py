@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,19 @@ def test_cancelled_task_that_has_not_started_never_does(executor: multihost.Exec
         busy.result(30)
     assert executor.submit(common.square, 3).result(30) == 9
     assert not marked(tmp_path, "queued")
+
+
+def test_cancel_that_comes_while_the_error_of_an_item_is_pickled_ends_the_chunk(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    cluster.start_master()
+    cluster.start_worker(slots=1)
+    pool = cluster.pool()
+    result = pool.map_async(partial(tasks.fail_first, str(tmp_path)), range(2), 2)
+    wait_until(lambda: marked(tmp_path, "pickled"), "the error was being pickled")
+    assert result.terminate()
+    assert pool.apply(common.square, (3,)) == 9
+    assert not marked(tmp_path, "second")
 
 
 def test_tasks_of_a_task_that_is_cancelled_or_late_are_stopped_with_it(

@@ -12,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multihost.errors import PythonMismatch, RemoteError, RemoteTraceback
-from multihost.payload import PYTHON_MINOR, content_id, dump_error, dumps, is_by_value, load_error, loads
+from multihost.payload import (
+    PYTHON_MINOR,
+    content_id,
+    dump_error,
+    dump_part,
+    dumps,
+    is_by_value,
+    load_error,
+    load_part,
+    loads,
+)
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
@@ -134,6 +144,26 @@ class Impostor(Exception):
         return str, ("not an exception",)
 
 
+class Exits(Exception):
+    """Ends the process where it is pickled or rebuilt, and where its text is wanted."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(where)
+        self.where = where
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        if self.where == "pickled":
+            raise SystemExit
+        return _exit, ()
+
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+def _exit() -> None:
+    raise SystemExit("rebuilt")
+
+
 class OnlyThere(Exception):
     """Can be rebuilt by its sender alone."""
 
@@ -214,6 +244,24 @@ def test_exception_whose_text_raises_is_told_all_the_same() -> None:
     assert type(copy) is Speechless
     stand_in = pickle.loads(dump_error(raised(Speechless(threading.Lock()))))
     assert stand_in[1:3] == ("Speechless", "<no text: str() of it raised RuntimeError>")
+
+
+@pytest.mark.parametrize("where", ["pickled", "rebuilt"])
+def test_exception_that_exits_on_its_journey_is_told_all_the_same(where: str) -> None:
+    copy = load_error(dump_error(raised(Exits(where))))
+    assert isinstance(copy, RemoteError)
+    assert copy.args == ("Exits", "<no text: str() of it raised SystemExit>")
+
+
+def test_exception_that_exits_where_it_is_rebuilt_here_tells_why() -> None:
+    data = pickle.dumps((pickle.dumps(Exits("rebuilt")), "Exits", "its text", "its traceback"))
+    assert load_error(data).args == ("Exits", "its text (this class cannot be rebuilt here: SystemExit('rebuilt'))")
+
+
+def test_values_that_exit_where_they_are_rebuilt_fail_together() -> None:
+    start, _, outcomes = load_part(dump_part(3, 0.1, [1, Exits("rebuilt")], {}))
+    assert (start, len(outcomes)) == (3, 2)
+    assert all(isinstance(error, SystemExit) for error in outcomes.errors.values())
 
 
 def test_exception_above_the_limit_arrives_as_the_ends_of_its_text() -> None:
