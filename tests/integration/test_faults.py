@@ -333,6 +333,7 @@ def test_a_killed_clients_session_ends_and_its_tasks_are_cancelled(cluster: Clus
     cluster.start_worker(slots=1)
     text = "import multihost, time; multihost.Pool().map(time.sleep, [100] * 10, chunksize=1)"
     client = cluster.start_python("-c", text)
+    cluster.wait_for(submitted=10)
     wait_until(lambda: cluster.statistics()["leased"], "the job runs")
     client.kill()
     statistics = cluster.wait_for(sessions=0)
