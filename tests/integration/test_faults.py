@@ -345,8 +345,9 @@ def test_a_killed_clients_session_ends_and_its_tasks_are_cancelled(cluster: Clus
 def test_a_client_frozen_for_a_while_collects_what_it_missed(cluster: Cluster) -> None:
     cluster.start_master(MULTIHOST_SESSION_TIMEOUT="1")
     cluster.start_worker()
-    text = "import multihost, time; print(multihost.Pool().map(time.sleep, [0.01] * 100) == [None] * 100)"
+    text = "import multihost, time; print(multihost.Pool().map(time.sleep, [0.01] * 100, 1) == [None] * 100)"
     client = cluster.start_python("-c", text)
+    cluster.wait_for(submitted=100)
     wait_until(lambda: cluster.statistics()["done"], "the job runs")
     client.stop()
     cluster.wait_for(done=100)
