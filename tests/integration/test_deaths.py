@@ -118,6 +118,7 @@ def test_processes_of_a_task_die_with_the_child_that_a_cancel_kills(shared_clust
     with multihost.Executor(address=str(shared_cluster.address), authkey=shared_cluster.authkey) as executor:
         future = executor.submit(tasks.start_all_and_stay, str(tmp_path))
         processes = started(tmp_path)
+        wait_until((tmp_path / "stays").exists, "the task ignores what is raised in it")
         assert future.terminate()
         wait_until_gone(processes)
 
