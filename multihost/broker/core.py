@@ -253,15 +253,20 @@ class BrokerCore:
             effects += self._give_up_awaited()
         for queue in self._queues.values():
             effects += queue.expire(now)
-        if due := self._ledger.delayed.due(now + self._epoch + _ROUNDING):
+        if due := self._ledger.delayed.due(self._wall_clock + _ROUNDING):
             self._ledger.release(due)
             sessions = [self._ledger.sessions[session_id] for session_id in due]
             effects += self._clients.tell_lacking(sessions, self._workers.labels())
         return effects + self._match()
 
+    @property
+    def _wall_clock(self) -> float:
+        """The time of the event that is being handled, as the ledger has it."""
+        return self._now + self._epoch
+
     def _match(self) -> list[Effect]:
         """Grant what there is to those who want it, but nothing that has expired."""
-        return [*self._clients.expire(self._now + self._epoch + _ROUNDING), *self._workers.match()]
+        return [*self._clients.expire(self._wall_clock + _ROUNDING), *self._workers.match()]
 
     def _give_up_awaited(self) -> list[Effect]:
         """Some workers are not back since the master's restart, or without a session that a task of theirs had."""
@@ -312,8 +317,8 @@ class BrokerCore:
     def _submit(
         self, link: Link, first: int, function_id: str, plain: dict[object, object], payloads: list[bytes]
     ) -> list[Effect]:
-        labels, now = self._workers.labels(), self._now + self._epoch
-        return self._clients.submit(link, first, function_id, plain, payloads, labels, now)
+        labels = self._workers.labels()
+        return self._clients.submit(link, first, function_id, plain, payloads, labels, self._wall_clock)
 
     def _cancel(self, link: Link, sequences: list[int], running: bool) -> list[Effect]:
         effects, stopped = self._clients.cancel(link, sequences, running)
@@ -328,7 +333,7 @@ class BrokerCore:
         return [note, *effects, Close(link, "its session ended")]
 
     def _settle(self, connection: int, outcomes: list[tuple[int, str, bytes]]) -> list[Effect]:
-        return self._workers.settle(connection, outcomes, self._now + self._epoch)
+        return self._workers.settle(connection, outcomes, self._wall_clock)
 
     def _ping(self, link: Link) -> list[Effect]:
         return [Send(link, ("pong",))]
