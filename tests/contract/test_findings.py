@@ -1,7 +1,6 @@
 """A call that takes long, or waits for others, has nobody wait behind it while a process is free."""
 
 import multiprocessing
-import sys
 from typing import Any
 
 import pytest
@@ -29,15 +28,6 @@ def test_no_submitted_call_waits_behind_one_that_takes_long(own_executor: Any, p
     assert [future.result(15) for future in rest] == list(range(1, 60))
     (place.test / "go").touch()
     assert long.result(30) == 0
-
-
-def test_an_executors_error_that_is_not_true_is_raised_all_the_same(executor: Any, is_ours: bool) -> None:
-    """Before 3.13.4 the standard library's takes it for none."""
-    future = executor.submit(tasks.fail_falsely)
-    if is_ours or sys.version_info >= (3, 13, 4):
-        assert isinstance(future.exception(30), tasks.Falsy)
-        with pytest.raises(tasks.Falsy):
-            future.result(30)
 
 
 def test_the_unordered_twin_gives_what_is_ready(pool: Any, place: Place) -> None:

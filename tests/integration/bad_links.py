@@ -1,4 +1,4 @@
-"""Networks that go wrong between a peer and the master: proxies that reset or delay, and a network namespace."""
+"""Networks that go wrong between a peer and the master: proxies that reset, delay or are slow, and a namespace."""
 
 import contextlib
 import secrets
@@ -44,6 +44,14 @@ def _connect(here: socket.socket, to: Address, join: Join) -> None:
         join(here, there)
 
 
+def _both_ways(here: socket.socket, there: socket.socket, pass_on: Join) -> None:
+    """Pass on in both directions, until both have ended."""
+    back = threading.Thread(target=pass_on, args=(there, here), daemon=True)
+    back.start()
+    pass_on(here, there)
+    back.join()
+
+
 # --- resets ----------------------------------------------------------------------------------------------------
 
 
@@ -86,6 +94,32 @@ def cut_link(to: Address, cuts: Iterable[tuple[float, float]]) -> Iterator[CutLi
         yield link
 
 
+# --- slow links ------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def slow_link(to: Address, bytes_per_second: int) -> Iterator[Address]:
+    """Yields an address behind which ``to`` is found, at so many bytes a second in each direction."""
+
+    def join(here: socket.socket, there: socket.socket) -> None:
+        for end in (here, there):
+            # Small buffers, so that a sender feels how slow the link is.
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _PIECE_BYTES)
+        _both_ways(here, there, pass_on)
+
+    def pass_on(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while piece := source.recv(_PIECE_BYTES):
+                sink.sendall(piece)
+                time.sleep(len(piece) / bytes_per_second)  # the speed of the link, not a wait for a condition
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    with _proxy(to, join) as address:
+        yield address
+
+
 # --- latency ---------------------------------------------------------------------------------------------------
 
 
@@ -93,13 +127,10 @@ def cut_link(to: Address, cuts: Iterable[tuple[float, float]]) -> Iterator[CutLi
 def late_link(to: Address, seconds: float) -> Iterator[Address]:
     """Yields an address behind which ``to`` is found, so many seconds away in each direction."""
 
-    def join(here: socket.socket, there: socket.socket) -> None:
-        back = threading.Thread(target=_pass_on_late, args=(there, here, seconds), daemon=True)
-        back.start()
-        _pass_on_late(here, there, seconds)
-        back.join()
+    def pass_on(source: socket.socket, sink: socket.socket) -> None:
+        _pass_on_late(source, sink, seconds)
 
-    with _proxy(to, join) as address:
+    with _proxy(to, lambda here, there: _both_ways(here, there, pass_on)) as address:
         yield address
 
 

@@ -11,9 +11,8 @@ import pytest
 import multihost
 from multihost.settings import Address
 from tests.integration import tasks
-from tests.integration.bad_links import Namespace, cut_link, late_link, namespaces_work
+from tests.integration.bad_links import Namespace, cut_link, late_link, namespaces_work, slow_link
 from tests.integration.cluster import DEADLINE, ROOT, WORKER, Cluster, Program, free_port, wait_until
-from tests.integration.slow_link import slow_link
 
 FOREVER = float("inf")
 COUNT = 20

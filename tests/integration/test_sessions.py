@@ -11,8 +11,8 @@ import pytest
 
 import multihost
 from multihost.client import code, session
+from tests.integration.bad_links import slow_link
 from tests.integration.cluster import Cluster, wait_until
-from tests.integration.slow_link import slow_link
 from tests.integration.test_executor import mark_and_wait, square
 
 MEGABYTE = 1_000_000
