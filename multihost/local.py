@@ -83,36 +83,44 @@ class LocalCluster:
 
 def main() -> None:
     """The program of the cluster's process."""
-    order = json.loads(sys.stdin.readline())
-    # Imported before the fork, and only here: a program that has a cluster needs none of it.
-    from multihost.broker.service import make_server
     from multihost.logs import configure_logging
-    from multihost.runner.loop import Runner
 
+    order = json.loads(sys.stdin.readline())
     authkey = order["authkey"].encode()
     settings = Settings(slots=order["slots"], name="local", drain_timeout=0.1)
     ports, master_side = os.pipe()
     configure_logging("WARNING", "text")
-    worker = os.fork()
+    worker = os.fork()  # before their imports: master, worker and fork server do theirs at the same time
     if worker == 0:
         os.close(master_side)
         with open(os.devnull) as nothing:
             os.dup2(nothing.fileno(), sys.stdin.fileno())
-        with open(ports) as lines:
-            address = Address("127.0.0.1", int(lines.readline()))
-        runner = Runner(
-            address, authkey, settings, joined=partial(_answer, order["answer"], address.port), forward_output=False
-        )
-        signal.signal(signal.SIGTERM, runner.drain)
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # the worker ends with the master
-        runner.run()
+        _work(ports, authkey, settings, order["answer"])
         return
     os.close(ports)
     os.close(order["answer"])  # the worker answers, when it has joined
+    # Imported only here, as are the worker's modules: a program that has a cluster needs none of them.
+    from multihost.broker.service import make_server
+
     server = make_server(Address("127.0.0.1", 0), authkey, settings)
     _answer(master_side, server.address[1])
     threading.Thread(target=_stop_at_end_of_input, args=(worker, server.stop), daemon=True).start()
     server.serve_forever()
+
+
+def _work(ports: int, authkey: bytes, settings: Settings, answer: int) -> None:
+    """Be the worker of the master whose port is to be read from ``ports``; ``answer`` with it when joined."""
+    from multihost.runner.slots import start_fork_server
+
+    start_fork_server()
+    from multihost.runner.loop import Runner
+
+    with open(ports) as lines:
+        address = Address("127.0.0.1", int(lines.readline()))
+    runner = Runner(address, authkey, settings, joined=partial(_answer, answer, address.port), forward_output=False)
+    signal.signal(signal.SIGTERM, runner.drain)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # the worker ends with the master
+    runner.run()
 
 
 def _answer(descriptor: int, port: int) -> None:

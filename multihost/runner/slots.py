@@ -12,6 +12,7 @@ import socket
 import tempfile
 from collections import deque
 from dataclasses import dataclass, field, replace
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -64,6 +65,15 @@ class _Process:
     killed: bool = False  # by us; its death is still to be told
 
 
+def start_fork_server() -> None:
+    """Have the fork server import what children need, while the worker joins the master."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOAD)
+    # Children inherit that: until one has its handler, the signal would end it.
+    signal.signal(INTERRUPT, signal.SIG_IGN)
+    with contextlib.suppress(OSError):  # the first child that cannot be started will tell
+        forkserver.ensure_running()
+
+
 class Slots:
     """The children, registered in the loop's selector; ``key.data`` of each is a method to call when it is ready.
 
@@ -82,9 +92,7 @@ class Slots:
         self._processes: dict[int, _Process] = {}
         self._directory = Path(tempfile.mkdtemp(prefix="multihost-"))
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(_PRELOAD)
-        # Children inherit that: until one has its handler, the signal would end it.
-        signal.signal(INTERRUPT, signal.SIG_IGN)
+        start_fork_server()
 
     def keep(self, blob_id: str, content: bytes) -> None:
         self._blobs[blob_id] = content

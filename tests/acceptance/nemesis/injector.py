@@ -96,6 +96,7 @@ class Injector:
             self._kinds[fault.kind](fault)
         except Exception as error:
             self.errors.append(error)
+            self._over.set()
 
     def _note(self, fault: Fault, target: str) -> None:
         at = time.monotonic()
