@@ -207,8 +207,8 @@ class Slots:
                 logger.warning("a child process is killed: %s", error)
                 _signal(child, signal.SIGKILL)  # the sentinel will tell
                 return reports
-            if size < len(space):
-                return reports  # that was all
+            if size < len(space) and not child.frames.pending:
+                return reports  # that was all; of a large frame, more may have come meanwhile
 
     # --- inside ------------------------------------------------------------------------------------------------
 
