@@ -262,8 +262,8 @@ class Slots:
                 child.killed = True
                 _signal(child, END)  # the sentinel will tell
                 return reports
-            if size < len(space):
-                return reports  # that was all
+            if size < len(space) and not child.frames.pending:
+                return reports  # that was all; of a large frame, more may have come meanwhile
 
     # --- inside ------------------------------------------------------------------------------------------------
 
