@@ -8,7 +8,7 @@ import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 
-from multihost.deaths import Death
+from multihost.deaths import Death, in_bytes
 
 
 class MultihostError(Exception):
@@ -153,6 +153,38 @@ class TaskExpired(MultihostError, TimeoutError):
             f"no worker had taken the task {self.seconds:g} s after it was submitted, when it expired; it is not run "
             "any more. More workers, a higher priority or a longer expires would have it run."
         )
+
+
+class TaskOutOfMemory(MultihostError, MemoryError):
+    """A task wanted more memory than its option ``memory`` or its worker allows. Others go on."""
+
+    def __init__(
+        self,
+        limit_bytes: int,
+        worker: str,
+        killed: bool = False,
+        used_bytes: int = 0,
+        reason: str = "",
+        output: str = "",
+    ) -> None:
+        super().__init__(limit_bytes, worker, killed, used_bytes, reason, output)
+        self.limit_bytes, self.worker = limit_bytes, worker
+        self.killed = killed  # its process took more, and was killed; otherwise the task was refused more, and raised
+        self.used_bytes = used_bytes  # when it was killed
+        self.reason = reason  # the text of the MemoryError that it raised
+        self.output = output  # the last lines that it printed; for one that was killed (otherwise they are a note)
+
+    def __str__(self) -> str:
+        limit = f"the limit of {in_bytes(self.limit_bytes)} that its process has on worker {self.worker}"
+        advice = (
+            "Raise its option memory, or the worker's MULTIHOST_TASK_MEMORY if that is less, or give it less at once."
+        )
+        if self.killed:
+            printed = f"\nIts last output:\n{self.output}" if self.output else ""
+            took = f"the task took {in_bytes(self.used_bytes)} of memory, over {limit}"
+            return f"{took}, so that was killed. {advice}{printed}"
+        reason = f" ({self.reason})" if self.reason else ""
+        return f"the task was refused more memory{reason}, under {limit}. {advice}"
 
 
 class CodeNotFound(MultihostError, ImportError):

@@ -3,6 +3,7 @@
 On the wire they are a plain dict of those that differ from their defaults; nearly always an empty one.
 """
 
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
@@ -12,6 +13,9 @@ MAX_RETRIES = 1_000_000
 MAX_PRIORITY = 1_000
 MAX_SECONDS = 1e9
 MAX_TEXT = 200
+# Python itself, the modules of the worker and a few threads take half of that.
+MIN_MEMORY = 64 << 20
+MAX_MEMORY = 1 << 50
 
 
 class Changes(TypedDict, total=False):
@@ -21,6 +25,7 @@ class Changes(TypedDict, total=False):
     retry_for: type[BaseException] | tuple[type[BaseException], ...]
     backoff: float
     timeout: float | None
+    memory: int | str | None
     priority: int
     name: str
     labels: str | Iterable[str]
@@ -39,6 +44,7 @@ class Options:
     retry_for: tuple[type[BaseException], ...] = (Exception,)  # the exceptions that are worth another try
     backoff: float = 1.0  # before the first retry; each further one waits twice as long, a minute at most
     timeout: float | None = None  # for one delivery, from the moment the function is called
+    memory: int | str | None = None  # bytes, or with a K, M, G or T behind: what the process that runs it may take
     priority: int = 0  # of two calls of the same program, the one with the higher priority is leased first
     name: str = ""  # for people: logs, errors, statistics
     labels: frozenset[str] = frozenset()  # only workers started with all of these may run it
@@ -62,6 +68,8 @@ class Options:
                 raise ValueError(
                     f"expires must be above delay, {self.delay!r}, or no call could begin: {self.expires!r}"
                 )
+        if self.memory is not None:
+            object.__setattr__(self, "memory", as_bytes(self.memory))
         _check_name(self.name)
         object.__setattr__(self, "retry_for", _as_classes(self.retry_for))
         object.__setattr__(self, "labels", as_labels(self.labels))
@@ -98,6 +106,8 @@ class Options:
             plain |= {"retries": self.retries, "backoff": float(self.backoff)}
         if self.timeout is not None:
             plain["timeout"] = float(self.timeout)
+        if self.memory is not None:
+            plain["memory"] = self.memory
         if self.priority:
             plain["priority"] = self.priority
         if self.name:
@@ -109,6 +119,23 @@ class Options:
         if self.expires is not None:
             plain["expires"] = float(self.expires)
         return plain
+
+
+def as_bytes(size: object) -> int:
+    """A limit of memory in bytes, given as a whole number, or as a str with K, M, G or T (powers of 1024) behind it.
+
+    Raises: TypeError, ValueError: it is something else, or out of bounds.
+    """
+    form = "memory must be a whole number of bytes, or a str such as '512M' or '2G'"
+    if not isinstance(size, int | str) or isinstance(size, bool):
+        raise TypeError(f"{form}, not {size!r}")
+    match = re.fullmatch(r"([0-9]{1,18})([KMGT]?)", str(size).strip().upper())
+    if match is None:
+        raise ValueError(f"{form}, not {size!r}")
+    found = int(match[1]) << 10 * " KMGT".index(match[2] or " ")
+    if not MIN_MEMORY <= found <= MAX_MEMORY:
+        raise ValueError(f"memory must be from {MIN_MEMORY >> 20}M to {MAX_MEMORY >> 40}T, not {size!r}")
+    return found
 
 
 def as_labels(labels: object) -> frozenset[str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from multihost.errors import AuthkeyMissing, SettingsError
-from multihost.options import as_labels
+from multihost.options import as_bytes, as_labels
 
 DEFAULT_PORT = 5000
 # Where the master keeps the key it makes, and where workers and clients beside it find it.
@@ -86,6 +86,8 @@ class Settings:
     # normal: what was acknowledged survives the end of the master, however it ends. full: a power cut, too, for one
     # write through to the disk in each turn of the event loop.
     journal_sync: str = "normal"
+    # What a process that runs tasks may take; 0: no limit. A task that wants more fails before the host has no more.
+    task_memory: int = 0
     task_output: str = "show"  # what tasks print: at the client, or hidden
 
 
@@ -107,6 +109,7 @@ VARIABLES: dict[str, str] = {
     "MULTIHOST_SESSION_TIMEOUT": "session_timeout",
     "MULTIHOST_SLOTS": "slots",
     "MULTIHOST_THREADS": "threads",
+    "MULTIHOST_TASK_MEMORY": "task_memory",
     "MULTIHOST_TASK_OUTPUT": "task_output",
 }
 
@@ -138,6 +141,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         queue_size=read("MULTIHOST_QUEUE_SIZE", _whole(0), plain.queue_size),
         journal=read("MULTIHOST_JOURNAL", _text, plain.journal),
         journal_sync=read("MULTIHOST_JOURNAL_SYNC", _choice(JOURNAL_SYNCS, str.lower), plain.journal_sync),
+        task_memory=read("MULTIHOST_TASK_MEMORY", _memory, plain.task_memory),
         task_output=read("MULTIHOST_TASK_OUTPUT", _choice(TASK_OUTPUTS, str.lower), plain.task_output),
     )
 
@@ -232,6 +236,17 @@ def _labels(variable: str, text: str) -> tuple[str, ...]:
         return tuple(sorted(as_labels([label.strip() for label in text.split(",")])))
     except ValueError as error:
         raise SettingsError(f"{variable} must be words separated by commas, got {text!r}: {error}") from error
+
+
+def _memory(variable: str, text: str) -> int:
+    if text == "0":
+        return 0
+    try:
+        return as_bytes(text)
+    except ValueError as error:
+        raise SettingsError(
+            f"{variable} must be 0 or a number of bytes such as 512M or 2G, got {text!r}: {error}"
+        ) from error
 
 
 def _seconds(variable: str, text: str) -> float:

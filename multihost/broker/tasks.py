@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from multihost.errors import ProtocolError
-from multihost.options import MAX_PRIORITY, MAX_RETRIES, MAX_SECONDS, MAX_TEXT
+from multihost.options import MAX_MEMORY, MAX_PRIORITY, MAX_RETRIES, MAX_SECONDS, MAX_TEXT, MIN_MEMORY
 
 MAX_DELIVERIES = 3  # that are lost; then the task is a dead letter
 MAX_BACKOFF_SECONDS = 60.0
@@ -91,6 +91,8 @@ class TaskOptions:
                     ours[str(name)] = seconds
                 case "expires", float(seconds) if 0 < seconds <= MAX_SECONDS:
                     ours["expires"] = seconds
+                case "memory", int(size) if MIN_MEMORY <= size <= MAX_MEMORY:
+                    theirs["memory"] = size
                 case "name", str(text) if len(text) <= MAX_TEXT:
                     theirs["name"] = text
                 case "chunk", "map" | "starmap":

@@ -20,6 +20,7 @@ class Item:
     void: bool = False  # its lease has ended: what becomes of it is of no interest
     overdue: bool = False  # its time is up
     retry: bool = False  # whether its caller wants another try then
+    retry_memory: bool = False  # or when it takes too much memory
 
     @property
     def chunk(self) -> bool:
@@ -61,6 +62,8 @@ class Child:
     running: OrderedDict[int, Item] = field(default_factory=OrderedDict)
     lending: bool = False  # it waits for tasks of its own, and its slot may go to another child
     condemned: bool = False  # it was killed, and its death has not been told yet
+    excess: int = 0  # bytes that it had taken when it was killed for that,
+    suspect: int = 0  # and the token of the task that ran then
     voids: int = 0  # how many of the running are void
     since: float = 0.0  # when it was last seen to go on: it was given a task while idle, or ended one
 

@@ -7,11 +7,12 @@ work at a time. The others are kept warm for a while, so that a client who comes
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
-from multihost.deaths import Death
-from multihost.errors import TaskTimeout
-from multihost.payload import dump_error
+from multihost.deaths import Death, in_bytes
+from multihost.errors import TaskOutOfMemory, TaskTimeout
+from multihost.payload import dump_error, dump_part
 from multihost.runner.children import TIMEOUT, Child, Item
 from multihost.runner.events import (
     ChildDied,
@@ -28,6 +29,7 @@ from multihost.runner.events import (
     Keep,
     Kill,
     Lent,
+    Measured,
     Note,
     Printed,
     Recall,
@@ -46,6 +48,7 @@ from multihost.runner.events import (
     Unstarted,
 )
 from multihost.runner.limits import RETIRE_SECONDS, STOP_GRACE_SECONDS, TIMEOUT_GRACE_SECONDS, Limits
+from multihost.runner.memory import MEMORY, limit_of
 from multihost.runner.relays import Relays
 from multihost.runner.unrecorded import Unrecorded
 
@@ -69,12 +72,15 @@ class RunnerCore:
         drain_timeout: seconds that running tasks have after a drain was asked for.
         threads: how many tasks a child runs at a time.
         name: of the worker, for errors.
+        memory: bytes that a child may take while it runs tasks; 0: any number.
     """
 
-    def __init__(self, slots: int, drain_timeout: float, threads: int = 1, name: str = "") -> None:
+    def __init__(self, slots: int, drain_timeout: float, threads: int = 1, name: str = "", memory: int = 0) -> None:
         self._slots, self._threads = slots, threads
         self._drain_timeout = drain_timeout
         self._name = name
+        self._memory = memory
+        self._measuring = memory > 0  # whether a task was seen that has a limit of memory
         self._queue: deque[Item] = deque()  # leased and not yet given to a child
         self._children: OrderedDict[int, Child] = OrderedDict()  # longest unused first
         self._retiring: dict[int, float] = {}  # children that end by themselves, and when that will have taken too long
@@ -107,6 +113,7 @@ class RunnerCore:
             Relayed: self._relayed,
             RelayClosed: self._relay_closed,
             ChildDied: self._child_died,
+            Measured: self._measured,
             StartFailed: self._start_failed,
             DrainAsked: self._drain_asked,
             Tick: self._tick,
@@ -135,6 +142,12 @@ class RunnerCore:
         """When a ``Tick`` is due in any case: a task's time is up, or a child takes too long to end."""
         deadlines = [self._limits.next(), *self._retiring.values()]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def to_measure(self) -> list[int]:
+        """The children whose memory is limited now."""
+        if not self._measuring:
+            return []
+        return [n for n, child in self._children.items() if not child.condemned and self._limit_of_child(child)]
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Apply one event; the effects are to be performed in order."""
@@ -195,6 +208,7 @@ class RunnerCore:
             match message:
                 case ("grant", str(session), str(function_id), tuple(needs), dict(options), list(tasks)):
                     self._announced = max(0, self._announced - len(tasks))
+                    self._measuring = self._measuring or MEMORY in options
                     self._queue.extend(
                         Item(token, session, function_id, needs, payload, options) for token, payload in tasks
                     )
@@ -282,6 +296,7 @@ class RunnerCore:
         child = self._children.get(event.child)
         item = None if child is None else child.running.get(event.token)
         if item is not None and not item.void:
+            item.retry_memory = event.retry_memory
             match item.options.get(TIMEOUT):
                 case float(seconds):
                     item.retry = event.retry
@@ -347,6 +362,8 @@ class RunnerCore:
         if late:
             effects += self._report("settle", [self._timed_out(item, event) for item in late])
         rest = [item for item in items if not item.overdue and not item.void]
+        if child.excess and items[0] in rest and items[0].token == child.suspect:
+            return effects + self._too_large(child, items, rest, event)
         # Behind a task that was stopped, nothing had started; with threads, what had is repeated unpenalised.
         if child.condemned or late or not rest or (items[0].void and self._threads == 1):
             self._queue_again(rest)
@@ -374,6 +391,43 @@ class RunnerCore:
             ]
         self._queue_again([item.with_care() for item in items])
         return [Note("warning", f"a child process ended with {len(items)} tasks, which run again one by one: {death}")]
+
+    def _too_large(self, child: Child, items: list[Item], rest: list[Item], event: ChildDied) -> list[Effect]:
+        """A child was killed for the memory it took: for that of which task, is only clear if but one ran in it."""
+        first, behind = items[0], rest[1:]
+        if len(items[: self._threads]) > 1 or (first.chunk and not first.careful):
+            self._queue_again([item.with_care() for item in rest])
+            return []
+        limit = self._limit_of_child(child)
+        error = dump_error(TaskOutOfMemory(limit, self._name, True, child.excess, output=_output_of(first, event)))
+        if not first.chunk:
+            self._queue_again(behind)
+            return self._report("settle", [(first.token, "retry" if first.retry_memory else "error", error)])
+        # Only the item is given up; the chunk goes on behind it.
+        done = first.options.get("done", 0)
+        assert isinstance(done, int)
+        first.options = {**first.options, "done": done + 1}
+        self._queue_again([first, *behind])
+        return self._report("parts", [(first.token, 1, dump_part(done, 0.0, [None], {0: error}))], [done])
+
+    def _limit_of_child(self, child: Child) -> int:
+        """How many bytes it may take: of several tasks that it runs, the highest limit counts; 0: any number."""
+        running = list(islice(child.running.values(), self._threads))
+        limits = [limit_of(item.options, self._memory) for item in running]
+        return max(limits, default=0) if all(limits) else 0
+
+    def _measured(self, event: Measured, now: float) -> list[Effect]:
+        child = self._children.get(event.child)
+        if child is None or child.condemned:
+            return []
+        limit = self._limit_of_child(child)
+        if not limit or event.used_bytes <= limit:
+            return []
+        child.condemned, child.excess, child.suspect = True, event.used_bytes, next(iter(child.running))
+        text = (
+            f"a child process is killed: it took {in_bytes(event.used_bytes)} of memory, its limit is {in_bytes(limit)}"
+        )
+        return [Note("warning", text), Condemn(child.number)]
 
     def _start_failed(self, event: StartFailed, now: float) -> list[Effect]:
         """Not the tasks' fault: others may have them, and this worker rests, longer each time it fails again."""

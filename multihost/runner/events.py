@@ -33,11 +33,12 @@ class Finished(NamedTuple):
 
 
 class Started(NamedTuple):
-    """A child calls the function of a task that has a time limit; ``retry``: whether that is worth another try."""
+    """A child calls the function of a task that has a limit; whether going over it is worth another try."""
 
     child: int
     token: int
-    retry: bool = False
+    retry: bool = False  # of time
+    retry_memory: bool = False
 
 
 class Printed(NamedTuple):
@@ -90,6 +91,13 @@ class ChildDied(NamedTuple):
     death: Death | None = None  # what is known besides the reason
 
 
+class Measured(NamedTuple):
+    """How many bytes of memory a child has taken."""
+
+    child: int
+    used_bytes: int
+
+
 class StartFailed(NamedTuple):
     """A child could not be started; this host has no room for a process."""
 
@@ -106,7 +114,7 @@ class Tick(NamedTuple):
 
 
 FromChild = Finished | Started | Printed | Unstarted | Lent | RelayOpened | Relayed | RelayClosed | ChildDied
-Event = Connected | Disconnected | Received | FromChild | StartFailed | DrainAsked | Tick
+Event = Connected | Disconnected | Received | FromChild | Measured | StartFailed | DrainAsked | Tick
 
 
 class Send(NamedTuple):

@@ -21,6 +21,10 @@ from multihost.wire.messages import Message
 
 logger = logging.getLogger(__name__)
 
+# How often the memory of children that run tasks with a limit is looked at: what grows by shared memory alone may take
+# so much more by then.
+MEASURE_SECONDS = 0.1
+
 
 class Runner:
     """One worker. ``run`` returns when it has drained; its main thread never runs what clients send.
@@ -41,9 +45,12 @@ class Runner:
         self._joined = joined
         self._address, self._authkey, self._settings = address, authkey, settings
         self._worker_id = secrets.token_hex(8)
-        self._core = RunnerCore(settings.slots, settings.drain_timeout, settings.threads, settings.name)
+        self._core = RunnerCore(
+            settings.slots, settings.drain_timeout, settings.threads, settings.name, settings.task_memory
+        )
         self._selector = selectors.DefaultSelector()
-        self._slots = Slots(self._selector, settings.name, settings.threads, forward_output)
+        self._slots = Slots(self._selector, settings.name, settings.threads, forward_output, settings.task_memory)
+        self._measured = 0.0  # when the children's memory was measured last
         self._connection: Connection | None = None
         self._attached = 0.0  # when it began, in monotonic seconds
         self._patience = Patience()
@@ -140,6 +147,8 @@ class Runner:
             patience = min(patience, STUCK_SECONDS / 2)
         if (deadline := self._core.next_deadline()) is not None:
             patience = min(patience, max(0.0, deadline - now))
+        if self._core.to_measure():
+            patience = min(patience, MEASURE_SECONDS)
         failed, self._failed_starts = self._failed_starts, []
         for failure in failed:
             self._handle(failure)
@@ -160,6 +169,10 @@ class Runner:
             self._outbox.append(("heartbeat",))
             self._beat = now
             self._slots.beat()
+        if now - self._measured >= MEASURE_SECONDS:
+            self._measured = now
+            for child in self._core.to_measure():
+                self._handle(events.Measured(child, self._slots.measure(child)))
         if self._core.impatient or (deadline is not None and now >= deadline):
             self._handle(events.Tick())
 

@@ -3,6 +3,8 @@
 import pickle
 import threading
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from multiprocessing.connection import Connection
 
 from multihost.runner.chunk import ChunkRun
@@ -16,12 +18,19 @@ _PULSE_SECONDS = 0.02
 
 
 class Outbox:
-    """Any thread may use it."""
+    """Any thread may use it. What it does is done with the limit of memory ``lifted``: an outcome must not be lost."""
 
-    def __init__(self, pipe: Connection, interrupts: Interrupts, output: Output) -> None:
+    def __init__(
+        self,
+        pipe: Connection,
+        interrupts: Interrupts,
+        output: Output,
+        lifted: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._pipe = pipe
         self._guard = interrupts
         self._output = output
+        self._lifted = lifted
         self._lock = threading.RLock()  # a value's own __reduce__ may print, or submit a task
         self._outcomes: list[tuple[int, str, bytes]] = []
         self._seconds = 0.0
@@ -32,7 +41,7 @@ class Outbox:
 
     def send(self, message: tuple[object, ...]) -> None:
         """Send a message; what gathered goes before it, if it is of the same task."""
-        with self._guard, self._lock:
+        with self._guard, self._lock, self._lifted():
             self._send(message)
 
     def put(self, token: int, kind: str, content: bytes, seconds: float) -> None:
@@ -48,7 +57,7 @@ class Outbox:
 
     def end_chunk(self, token: int) -> bytes:
         """The content of the outcome of a chunk whose items have all ended; ``put`` is still to come."""
-        with self._guard, self._lock:
+        with self._guard, self._lock, self._lifted():
             parts, content = self._chunks.pop(token).take_last()
             if parts:
                 self._send(("outcomes", [(token, *part) for part in parts], [], 0.0))
@@ -56,13 +65,13 @@ class Outbox:
 
     def break_chunk(self, token: int) -> None:
         """A chunk has ended before its last item; hand over what ended of it."""
-        with self._guard, self._lock:
+        with self._guard, self._lock, self._lifted():
             self._hand_over()
             del self._chunks[token]
 
     def hand_over(self) -> None:
         """Send all that gathered: what tasks printed before how they ended."""
-        with self._guard, self._lock:
+        with self._guard, self._lock, self._lifted():
             self._hand_over()
 
     def pulse(self) -> None:
@@ -70,7 +79,7 @@ class Outbox:
         if not self._awake.is_set():
             self._awake.set()
             if self._pulse is None:
-                with self._guard:
+                with self._guard, self._lifted():
                     self._pulse = threading.Thread(target=self._beat, name="multihost-pulse", daemon=True)
                     self._pulse.start()
 
@@ -101,7 +110,7 @@ class Outbox:
             while True:
                 self._awake.wait()
                 time.sleep(_PULSE_SECONDS)
-                with self._lock:
+                with self._lock, self._lifted():
                     self._hand_over()
                     self._awake.clear()
                     if self._chunks or self._output.some:  # looked at after the clear, or what came between would wait

@@ -28,12 +28,13 @@ from types import CoroutineType, TracebackType
 from typing import Any
 
 from multihost import enclosing, payload
-from multihost.errors import CodeNotFound, MultihostError, ResultTooLarge, TaskTimeout
+from multihost.errors import CodeNotFound, MultihostError, ResultTooLarge, TaskOutOfMemory, TaskTimeout
 from multihost.runner.backlog import Backlog, Order
 from multihost.runner.chunk import ChunkRun
 from multihost.runner.coroutines import Coroutines
 from multihost.runner.door import RelayDoor
 from multihost.runner.interrupts import Interrupts, TaskStopped
+from multihost.runner.memory import MemoryLimit
 from multihost.runner.outbox import GATHER_SECONDS, Outbox
 from multihost.runner.output import Output, TaskStream
 from multihost.runner.sources import is_archive, make_ready
@@ -55,6 +56,7 @@ class SlotConfig:
     tail: str  # a file for the last lines of output, which outlive this process
     threads: int  # how many tasks run at a time
     forward_output: bool
+    memory: int  # bytes that tasks may have; 0: any number
     needs: tuple[str, ...]  # ids of the blobs that come before any task
 
 
@@ -95,6 +97,7 @@ class Slot:
         self._prepared = False
         self._unprepared: BaseException | None = None  # why the session's code cannot be imported
         self._backlog = Backlog()
+        self._memory = MemoryLimit(config.memory, config.worker)
         self._interrupts = Interrupts(control, config.stack, config.worker)
         self._alone = config.threads == 1  # whether one task runs at a time, in the main thread
         self._order = Order("", {})  # of that one
@@ -102,7 +105,7 @@ class Slot:
         self._here: ContextVar[tuple[int, int] | None] = ContextVar("multihost_task", default=None)
         self._running: dict[int, int] = {}  # token -> depth
         self._output = Output(self._whose, config.forward_output, self._interrupts, Tail(config.tail).write)
-        self._outbox = Outbox(pipe, self._interrupts, self._output)
+        self._outbox = Outbox(pipe, self._interrupts, self._output, self._memory.lifted)
         self._output.wake = self._outbox.pulse
         self._coroutines = Coroutines(in_thread=not self._alone)
         self._interrupts.cancel = self._coroutines.cancel
@@ -189,13 +192,15 @@ class Slot:
                 self._receive(pickle.loads(self._pipe.recv_bytes()))
         except (EOFError, OSError):
             self._backlog.close()
+        except MemoryError:  # a task has left us none: what came is lost, and with it the worker's account of us
+            os.abort()
 
     def _recalled(self) -> None:
         """What runs takes long: give back what has not started. This may run at any line of a task."""
         if self._config.threads == 1 and self._interrupts.running is None:
             return  # between two tasks; the worker will ask again if the next one takes long, too
         if self._config.threads == 1 and self._reader is None:
-            with contextlib.suppress(EOFError, OSError):  # the worker is gone: the main loop will notice
+            with contextlib.suppress(EOFError, OSError), self._memory.lifted():  # gone: the main loop will notice
                 while self._pipe.poll():
                     self._receive(pickle.loads(self._pipe.recv_bytes()))
         if unstarted := self._backlog.give_up():
@@ -241,8 +246,9 @@ class Slot:
             function, retry_for, loaded = self._load(order.function_id, arguments)
             if interrupts.cancelled and interrupts.take_cancelled(token):
                 return "error", b""
-            if "timeout" in order.options:
-                self._outbox.send(("started", token, issubclass(TaskTimeout, retry_for)))
+            if "timeout" in order.options or (retry_for and self._memory.of(order.options)):
+                retries = issubclass(TaskTimeout, retry_for), issubclass(TaskOutOfMemory, retry_for)
+                self._outbox.send(("started", token, *retries))
         except BaseException as error:
             return "error", self._dump_error(error, token)
         try:
@@ -256,6 +262,7 @@ class Slot:
             interrupts.running = None
         except BaseException as error:
             interrupts.running = None
+            error = self._memory.explain(error, token)
             self._leave(token)
             kind = "retry" if isinstance(error, retry_for) else "error"
             return kind, self._dump_error(error, token)
@@ -306,22 +313,28 @@ class Slot:
 
     def _dump_error(self, error: BaseException, token: int) -> bytes:
         """The bytes of a task's exception: its traceback begins in the user's code; what was printed last is a note."""
-        with self._interrupts:  # of a chunk: the task still runs, and an end that comes meanwhile must not be lost
-            error.__traceback__ = _without_ours(error.__traceback__)
-            if error is self._interrupts.raised:
-                _cut_ours(error.__traceback__)
-            tail = self._output.tail(token)
-            if not tail:
-                return payload.dump_error(error, self._config.max_payload)
-            error.add_note(f"last output:\n{tail}")
-            content = payload.dump_error(error, self._config.max_payload)
-            error.__notes__.pop()  # it may be raised again, by another task
-            return content
+        # Of a chunk, the task still runs, and an end that comes meanwhile must not be lost.
+        with self._interrupts, self._memory.lifted():
+            return self._dump(self._memory.explain(error, token), token)
+
+    def _dump(self, error: BaseException, token: int) -> bytes:
+        error.__traceback__ = _without_ours(error.__traceback__)
+        if error is self._interrupts.raised:
+            _cut_ours(error.__traceback__)
+        tail = self._output.tail(token)
+        if not tail:
+            return payload.dump_error(error, self._config.max_payload)
+        error.add_note(f"last output:\n{tail}")
+        content = payload.dump_error(error, self._config.max_payload)
+        error.__notes__.pop()  # it may be raised again, by another task
+        return content
 
     # --- which task this is ------------------------------------------------------------------------------------
 
     def _enter(self, order: Order, token: int) -> None:
         """A task is to run in this thread."""
+        if limit := self._memory.of(order.options):
+            self._memory.enter(token, limit)
         if self._alone:
             self._order = order
             self._interrupts.raised = None
@@ -333,6 +346,7 @@ class Slot:
 
     def _leave(self, token: int) -> None:
         """The task that ran in this thread has ended."""
+        self._memory.leave(token)
         if not self._alone:
             self._running.pop(token, None)
             self._here.set(None)

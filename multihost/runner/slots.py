@@ -19,11 +19,10 @@ from pathlib import Path
 
 from multihost.deaths import Death, how_it_ended
 from multihost.errors import ProtocolError
-from multihost.runner import events, slot
+from multihost.runner import events, memory, slot
 from multihost.runner.interrupts import INTERRUPT, RECALL, stack_of_tasks
-from multihost.runner.memory import OomKills
 from multihost.runner.tail import Tail
-from multihost.runner.warden import END, read_ended
+from multihost.runner.warden import END, read_child, read_ended
 from multihost.wire import messages
 from multihost.wire.frames import Buffer, FrameReader, frame
 
@@ -63,6 +62,14 @@ class _Process:
     outbox: deque[memoryview] = field(default_factory=deque)
     blocked: bool = False  # whether the selector tells when it can be written to
     killed: bool = False  # by us; its death is still to be told
+    records: list[bytes] = field(default_factory=list)
+
+    def hear(self) -> list[bytes]:
+        """All that the warden has said until now."""
+        with contextlib.suppress(EOFError, OSError):
+            while self.report.poll():
+                self.records.append(self.report.recv_bytes(_MAX_RECORD))
+        return self.records
 
 
 def start_fork_server() -> None:
@@ -81,13 +88,19 @@ class Slots:
     """
 
     def __init__(
-        self, selector: selectors.BaseSelector, worker: str, threads: int = 1, forward_output: bool = True
+        self,
+        selector: selectors.BaseSelector,
+        worker: str,
+        threads: int = 1,
+        forward_output: bool = True,
+        task_memory: int = 0,
     ) -> None:
         self.max_payload = 0
         self._threads, self._forward_output = threads, forward_output
+        self._task_memory = task_memory
         self._selector = selector
         self._worker, self._host = worker, socket.gethostname()
-        self._oom_kills = OomKills()
+        self._oom_kills = memory.OomKills()
         self._blobs: dict[str, bytes] = {}
         self._processes: dict[int, _Process] = {}
         self._directory = Path(tempfile.mkdtemp(prefix="multihost-"))
@@ -119,6 +132,7 @@ class Slots:
             tail.path,
             self._threads,
             self._forward_output,
+            self._task_memory,
             needs,
         )
         with Connection(theirs.detach()) as pipe, their_control, their_report:
@@ -186,6 +200,11 @@ class Slots:
             if child.process.exitcode is None:  # somebody has stopped the warden
                 _signal(child, signal.SIGKILL)
 
+    def measure(self, number: int) -> int:
+        """How many bytes of memory a child has taken; 0: it does not live yet, or not any more."""
+        child = self._processes.get(number)
+        return memory.measure(read_child(records[0])) if child is not None and (records := child.hear()) else 0
+
     def beat(self) -> None:
         """To be called every few seconds."""
         self._oom_kills.forget_old()
@@ -222,11 +241,7 @@ class Slots:
 
     def _certify(self, child: _Process, stack: str) -> Death | None:
         """How a child has died; None: it has never lived."""
-        records = []
-        with contextlib.suppress(EOFError, OSError):
-            while child.report.poll():
-                records.append(child.report.recv_bytes(_MAX_RECORD))
-        match records:
+        match child.hear():
             case [_, record]:
                 ended = read_ended(record)
                 death = replace(how_it_ended(ended.exit_code), peak_bytes=ended.peak_bytes)

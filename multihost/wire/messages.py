@@ -86,9 +86,9 @@ CHILD: dict[str, tuple[Check, ...]] = {
         lambda rows: _are_outcomes(rows) and _kinds(rows) <= {"result", "error", "retry"},
         _a(float),
     ),
-    # Fencing token of a task with a time limit, whose function is called now; whether its caller wants another try
-    # when that is over.
-    "started": (_a(int), _a(bool)),
+    # Fencing token of a task with a limit, whose function is called now; whether its caller wants another try when its
+    # time is over, and when it takes too much memory.
+    "started": (_a(int), _a(bool), _a(bool)),
     "output": (_rows_of(int, str),),
     "unstarted": (_list_of(int),),  # fencing tokens of tasks that it will not run after all
     "lend": (_a(bool),),  # whether it waits for tasks of its own, so that its slot may go to another child

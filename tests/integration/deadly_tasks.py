@@ -1,10 +1,13 @@
 """Functions that die, and leave something behind. They travel as this module."""
 
 import ctypes
+import mmap
 import os
+import resource
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -114,3 +117,51 @@ def kill_the_parent_once(directory: str) -> str:
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(60)
     return "it was not killed"
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+def take(mebibytes: int) -> int:
+    """Take so much, and hold it for a moment."""
+    return len(b"x" * (mebibytes << 20)) >> 20
+
+
+def take_in_small_pieces(mebibytes: int) -> int:
+    pieces = [b"%d" % number * 20 for number in range(mebibytes << 12)]
+    return len(pieces)
+
+
+def take_and_do_with_less(mebibytes: int) -> str:
+    try:
+        take(mebibytes)
+    except MemoryError:
+        return "with less"
+    return "with all"
+
+
+def take_shared(mebibytes: int) -> None:
+    """Memory that the limit of a process's data does not count."""
+    print("before the memory")
+    shared = mmap.mmap(-1, mebibytes << 20)
+    for place in range(0, mebibytes << 20, 4096):
+        shared[place] = 1
+    time.sleep(60)
+
+
+def take_if_third(number: int, shared: bool) -> int:
+    if number == 3:
+        (take_shared if shared else take)(1000)
+    return number
+
+
+def own_limit() -> int:
+    return resource.getrlimit(resource.RLIMIT_DATA)[0]
+
+
+def only_once(directory: str, function: Callable[[int], object], argument: int) -> object:
+    try:
+        Path(directory, "once").touch(exist_ok=False)
+    except FileExistsError:
+        return "the second time"
+    return function(argument)

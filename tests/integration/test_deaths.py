@@ -3,7 +3,8 @@
 import contextlib
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -184,3 +185,82 @@ def test_warden_that_is_killed_takes_its_child_with_it(cluster: Cluster, tmp_pat
         outcome = pool.apply_async(tasks.kill_the_parent_once, (str(tmp_path),))
         assert outcome.get(DEADLINE) == "the second time"
         assert pool.apply(common.square, (3,)) == 9
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", [tasks.take, tasks.take_in_small_pieces])
+def test_task_that_asks_for_more_than_its_limit_fails_and_spares_its_neighbour(
+    pool: multihost.Pool, tmp_path: Path, function: Callable[[int], int]
+) -> None:
+    neighbour = pool.apply_async(common.mark_and_wait, (tmp_path, "neighbour"))
+    with pytest.raises(multihost.TaskOutOfMemory, match="was refused more memory") as caught:
+        pool.options(memory="100M").apply(function, (400,))
+    assert (caught.value.limit_bytes, caught.value.worker, caught.value.killed) == (100 << 20, "w1", False)
+    assert f"in {function.__name__}" in str(caught.value.__cause__)
+    assert "multihost/runner" not in str(caught.value.__cause__)
+    assert pool.apply(tasks.take, (400,)) == 400
+    assert pool.options(memory="1G").apply(tasks.take, (400,)) == 400
+    (tmp_path / "go").touch()
+    assert neighbour.get(DEADLINE)
+
+
+def test_task_may_do_with_less_and_what_is_not_limited_stays_so(pool: multihost.Pool) -> None:
+    before = pool.apply(tasks.own_limit)
+    limited = pool.options(memory="100M")
+    assert limited.apply(tasks.take_and_do_with_less, (400,)) == "with less"
+    assert limited.apply(tasks.own_limit) == 100 << 20
+    assert pool.apply(tasks.own_limit) == before
+
+
+def test_task_that_takes_what_it_need_not_ask_for_is_killed(pool: multihost.Pool, tmp_path: Path) -> None:
+    neighbour = pool.apply_async(common.mark_and_wait, (tmp_path, "neighbour"))
+    with pytest.raises(multihost.TaskOutOfMemory, match="was killed") as caught:
+        pool.options(memory="100M").apply(tasks.take_shared, (300,))
+    assert caught.value.killed
+    assert caught.value.used_bytes > 100 << 20
+    assert caught.value.output == "before the memory"
+    (tmp_path / "go").touch()
+    assert neighbour.get(DEADLINE)
+    assert len([*tmp_path.glob("neighbour.began*")]) == 1
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_only_the_item_that_takes_too_much_fails(pool: multihost.Pool, shared: bool) -> None:
+    iterator = pool.options(memory="100M").imap(partial(tasks.take_if_third, shared=shared), range(6), chunksize=6)
+    assert [iterator.next(DEADLINE) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(multihost.TaskOutOfMemory) as caught:
+        iterator.next(DEADLINE)
+    assert caught.value.killed == shared
+    assert [*iterator] == [4, 5]
+
+
+@pytest.mark.parametrize("function", [tasks.take, tasks.take_shared])
+def test_too_much_memory_is_worth_another_try_if_the_caller_says_so(
+    pool: multihost.Pool, tmp_path: Path, function: Callable[[int], object]
+) -> None:
+    once = partial(tasks.only_once, str(tmp_path), function, 300)
+    limited = pool.options(memory="100M", retries=1, backoff=0.01)
+    with pytest.raises(multihost.TaskOutOfMemory):
+        limited.options(retry_for=ValueError).apply(once)
+    (tmp_path / "once").unlink()
+    assert limited.options(retry_for=MemoryError).apply(once) == "the second time"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_worker_limits_all_its_tasks_and_no_option_raises_that(cluster: Cluster, threads: int) -> None:
+    cluster.start_master()
+    cluster.start_worker(slots=1, MULTIHOST_TASK_MEMORY="150M", MULTIHOST_THREADS=str(threads))
+    with cluster.pool() as pool:
+        assert pool.apply(tasks.take, (50,)) == 50
+        for asked in (pool, pool.options(memory="1G")):
+            with pytest.raises(multihost.TaskOutOfMemory) as caught:
+                asked.apply(tasks.take, (400,))
+            assert caught.value.limit_bytes == 150 << 20
+        with pytest.raises(multihost.TaskOutOfMemory, match="was killed"):
+            pool.apply(tasks.take_shared, (300,))
+        with pytest.raises(multihost.TaskOutOfMemory) as caught:
+            pool.options(memory="80M").apply(tasks.take, (100,))
+        assert caught.value.limit_bytes == 80 << 20
+        assert pool.map(common.square, range(300)) == [x * x for x in range(300)]

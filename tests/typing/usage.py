@@ -30,7 +30,9 @@ def pools(pool: multihost.Pool) -> None:
 
 
 def options(pool: multihost.Pool, executor: multihost.Executor) -> None:
-    derived = pool.options(retries=3, retry_for=(OSError,), backoff=0.5, timeout=30, priority=5, name="x", labels="gpu")
+    derived = pool.options(
+        retries=3, retry_for=(OSError,), backoff=0.5, timeout=30, memory="2G", priority=5, name="x", labels="gpu"
+    )
     assert_type(derived, multihost.Pool)
     assert_type(executor.options(labels={"gpu", "large"}, retry_for=OSError, timeout=None), multihost.Executor)
     pool.options(retry=3)  # type: ignore[call-arg]

@@ -56,9 +56,9 @@ class Process:
 class Runner:
     """See the module."""
 
-    def __init__(self, slots: int = 1, connect: bool = True, threads: int = 1) -> None:
+    def __init__(self, slots: int = 1, connect: bool = True, threads: int = 1, memory: int = 0) -> None:
         self.slots, self.threads = slots, threads
-        self.core = RunnerCore(slots, DRAIN_TIMEOUT, threads, "w1")
+        self.core = RunnerCore(slots, DRAIN_TIMEOUT, threads, "w1", memory)
         self.now = 1000.0
         self.tokens = itertools.count(1)
         self.leases: dict[int, str] = {}  # token -> session, as the master knows them

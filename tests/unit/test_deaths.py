@@ -1,12 +1,15 @@
 """What is known of a death, as text and in words; the last output and the OOM counter that go into it."""
 
+import mmap
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
 from multihost.deaths import MAX_OUTPUT_CHARACTERS, Death, how_it_ended, in_bytes, is_certificate, words
-from multihost.runner.memory import OomKills, _counter_file
+from multihost.errors import TaskOutOfMemory
+from multihost.runner.memory import MemoryLimit, OomKills, _counter_file, limit_of, measure
 from multihost.runner.tail import Tail
 
 WHOLE = Death(
@@ -159,3 +162,79 @@ def test_counter_is_found_in_both_versions_and_in_containers(
     (root / file).write_text("oom_kill 0\n")
     assert _counter_file(root, own) == (root / file if found else None)
     assert _counter_file(root, tmp_path / "absent") is None
+
+
+# --- the limit of memory ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The limits that were set, last one last; there is no hard one."""
+    found: list[int] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, pair: found.append(pair[0]))
+    return found
+
+
+def test_highest_limit_of_those_that_run_holds_until_they_have_ended(limits: list[int]) -> None:
+    memory = MemoryLimit(0, "w1")
+    memory.enter(1, 100)
+    memory.enter(2, 300)
+    memory.enter(3, 200)
+    memory.leave(2)
+    memory.leave(4)
+    memory.leave(1)
+    memory.leave(3)
+    assert limits == [100, 300, 300, 200, 200, resource.RLIM_INFINITY]
+
+
+def test_limit_is_lifted_for_what_is_ours_however_often_that_is_nested(limits: list[int]) -> None:
+    memory = MemoryLimit(0, "w1")
+    with memory.lifted():
+        pass
+    assert limits == []
+    memory.enter(1, 100)
+    with memory.lifted(), memory.lifted():
+        pass
+    assert limits == [100, -1, -1, -1, 100]
+    with pytest.raises(ValueError, match="of ours"), memory.lifted():
+        raise ValueError("of ours")
+    assert limits[-1] == 100
+
+
+def test_system_may_allow_less_than_was_asked_for(monkeypatch: pytest.MonkeyPatch, limits: list[int]) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (50, 70))
+    memory = MemoryLimit(0, "w1")
+    memory.enter(1, 100)
+    memory.leave(1)
+    assert limits == [70, 70]
+
+
+def test_lower_limit_of_worker_and_task_counts() -> None:
+    assert [limit_of({}, worker) for worker in (0, 3, 7)] == [0, 3, 7]
+    assert [limit_of({"memory": 5}, worker) for worker in (0, 3, 7)] == [5, 3, 5]
+
+
+def test_memory_error_is_explained_if_the_task_had_a_limit(limits: list[int]) -> None:
+    memory = MemoryLimit(0, "w1")
+    memory.enter(1, 100)
+    error = memory.explain(MemoryError("for an array"), 1)
+    assert isinstance(error, TaskOutOfMemory)
+    assert "(for an array), under the limit of 100 bytes" in str(error)
+    for other in (ValueError(), error):
+        assert memory.explain(other, 1) is other
+    plain = MemoryError()
+    assert memory.explain(plain, 2) is plain
+
+
+def test_process_is_measured_without_the_files_that_it_has_mapped(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * (64 << 20))
+    before = measure(os.getpid())
+    with (tmp_path / "file").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert mapped[:].count(b"x") == 64 << 20
+        assert measure(os.getpid()) < before + (16 << 20)
+    taken = mmap.mmap(-1, 64 << 20)
+    for place in range(0, 64 << 20, 4096):
+        taken[place] = 1
+    assert measure(os.getpid()) > before + (48 << 20)
+    assert measure(2**30) == 0

@@ -369,7 +369,7 @@ def test_refusal_does_not_repeat_a_long_name() -> None:
     "message",
     [
         ("outcomes", [(1, 2, b"part")], [(1, "result", b"x"), (2, "error", b""), (3, "retry", b"")], 0.5),
-        ("started", 1, True),
+        ("started", 1, True, False),
         ("output", [(1, "text\n")]),
         ("unstarted", [1, 2]),
         ("lend", True),

@@ -21,6 +21,7 @@ def test_what_was_chosen_travels_as_plain_data() -> None:
         expires=60,
     )
 
+    assert Options(memory="2G").wire == {"memory": 2 << 30} == Options(memory=2 << 30).wire
     assert options.wire == {
         "retries": 3,
         "backoff": 1.0,
@@ -54,6 +55,10 @@ def test_changing_one_option_keeps_the_others() -> None:
         ({"timeout": 0}, ValueError, "timeout must be a number of seconds above zero, not 0"),
         ({"timeout": float("nan")}, ValueError, "timeout must be a number of seconds above zero"),
         ({"timeout": "5"}, TypeError, "timeout must be a number of seconds, not '5'"),
+        ({"memory": 1000}, ValueError, "memory must be from 64M to 1024T, not 1000"),
+        ({"memory": "2 GB"}, ValueError, "memory must be a whole number of bytes, or a str such as '512M'"),
+        ({"memory": 1e9}, TypeError, "memory must be a whole number of bytes"),
+        ({"memory": True}, TypeError, "memory must be a whole number of bytes"),
         ({"backoff": -1}, ValueError, "backoff must be a number of seconds from zero, not -1"),
         ({"priority": 1001}, ValueError, "priority must be from -1,000 to 1,000, not 1,001"),
         ({"name": 5}, ValueError, "name must be a str"),

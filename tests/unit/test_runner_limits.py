@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from multihost.errors import TaskTimeout
-from multihost.payload import load_error
-from multihost.runner.events import Interrupt, Printed, RelayClosed, Relayed, RelayOpened
+from multihost.errors import TaskOutOfMemory, TaskTimeout
+from multihost.payload import load_error, load_part
+from multihost.runner.events import Interrupt, Measured, Printed, RelayClosed, Relayed, RelayOpened, Started
 from multihost.runner.limits import RETIRE_SECONDS, STOP_GRACE_SECONDS, TIMEOUT_GRACE_SECONDS
 from tests.unit.runners import Runner
 
@@ -333,3 +333,121 @@ def test_what_a_task_prints_goes_to_the_master_with_its_token_while_it_has_the_l
     runner.stop(token)
     runner.handle(Printed(child, [(token, "two\n")]))
     assert runner.said("output") == []
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+LIMIT = 1 << 30
+
+
+def overeat(runner: Runner) -> int:
+    """Have the child that is measured take more than its limit, and die of that; it."""
+    (child,) = runner.core.to_measure()
+    runner.handle(Measured(child, LIMIT))
+    assert not runner.processes[child].condemned
+    runner.handle(Measured(child, LIMIT + 1))
+    assert runner.processes[child].condemned
+    assert runner.core.to_measure() == []
+    runner.handle(Measured(child, LIMIT + 1))
+    runner.die(child)
+    return child
+
+
+@pytest.mark.parametrize("option", [{}, {"memory": 2 * LIMIT}])
+def test_workers_limit_of_memory_holds_for_each_task(option: dict[str, Any]) -> None:
+    runner = Runner(memory=LIMIT)
+    assert runner.core.to_measure() == []
+    (token,) = runner.grant(1, **option)
+    overeat(runner)
+    (row,) = settled(runner)
+    assert row[:2] == (token, "error")
+    assert isinstance(error_of(row), TaskOutOfMemory)
+    assert error_of(row).args == (LIMIT, "w1", True, LIMIT + 1, "", "")
+
+
+def test_only_children_whose_tasks_have_a_limit_are_measured(make_runner: MakeRunner) -> None:
+    runner = make_runner(2)
+    runner.grant(1)
+    assert runner.core.to_measure() == []
+    runner.grant(1, session="t", memory=LIMIT)
+    (child,) = runner.core.to_measure()
+    runner.handle(Measured(runner.busy[0], 2 * LIMIT))
+    assert not runner.processes[runner.busy[0]].condemned
+    runner.finish(child)
+    assert runner.core.to_measure() == []
+    runner.handle(Measured(child, 2 * LIMIT))
+    runner.handle(Measured(99, 2 * LIMIT))
+    assert not runner.processes[child].condemned
+
+
+def test_task_that_took_too_much_is_tried_again_if_its_caller_wants_that(runner: Runner) -> None:
+    (token,) = runner.grant(1, memory=LIMIT)
+    runner.handle(Started(runner.busy[0], token, False, True))
+    overeat(runner)
+    assert [row[:2] for row in settled(runner)] == [(token, "retry")]
+
+
+def test_what_waits_behind_a_task_that_took_too_much_runs_elsewhere(runner: Runner) -> None:
+    for _ in range(60):
+        runner.grant(1, memory=LIMIT)
+        runner.finish(runner.busy[0], seconds=MILLISECOND)
+    tokens = runner.grant(3, memory=LIMIT)
+    runner.outbox.clear()
+    overeat(runner)
+    assert [row[0] for row in settled(runner)] == tokens[:1]
+    runner.finish(runner.busy[0], 2)
+    assert [row[:2] for row in settled(runner)] == [(token, "result") for token in tokens[1:]]
+
+
+def test_task_that_began_after_the_one_that_took_too_much_is_not_blamed(runner: Runner) -> None:
+    for _ in range(60):
+        runner.grant(1, memory=LIMIT)
+        runner.finish(runner.busy[0], seconds=MILLISECOND)
+    first, second = runner.grant(2, memory=LIMIT)
+    runner.outbox.clear()
+    (child,) = runner.busy
+    runner.handle(Measured(child, LIMIT + 1))
+    runner.finish(child)
+    runner.die(child)
+    assert [row[:2] for row in settled(runner)] == [(first, "result")]
+    runner.finish(runner.busy[0])
+    assert [row[:2] for row in settled(runner)] == [(second, "result")]
+
+
+def test_item_that_took_too_much_is_given_up_when_it_has_run_apart(runner: Runner) -> None:
+    (token,) = runner.grant(1, chunk="map", memory=LIMIT)
+    runner.end_part(runner.busy[0], 2)
+    overeat(runner)
+    assert runner.runs[-1].options == {"chunk": "map", "memory": LIMIT, "done": 2, "careful": True}
+    runner.end_part(runner.busy[0], 1)
+    runner.outbox.clear()
+    overeat(runner)
+    ((row,),) = runner.said("parts")
+    assert row[:2] == (token, 1)
+    start, _, outcomes = load_part(row[2])
+    assert (start, len(outcomes)) == (3, 1)
+    assert isinstance(outcomes.errors[0], TaskOutOfMemory)
+    assert runner.runs[-1].options["done"] == 4
+    runner.finish(runner.busy[0])
+    assert [row[:2] for row in settled(runner)] == [(token, "result")]
+
+
+def test_tasks_beside_each_other_in_a_child_that_took_too_much_run_again_apart(make_runner: MakeRunner) -> None:
+    runner = make_runner(1, threads=2)
+    tokens = runner.grant(2, memory=LIMIT)
+    overeat(runner)
+    assert settled(runner) == []
+    overeat(runner)
+    assert [row[:2] for row in settled(runner)] == [(tokens[0], "error")]
+    runner.finish(runner.busy[0])
+    assert [row[:2] for row in settled(runner)] == [(tokens[1], "result")]
+
+
+def test_cancelled_task_that_took_too_much_is_of_no_interest(runner: Runner) -> None:
+    (token,) = runner.grant(1, memory=LIMIT)
+    (child,) = runner.busy
+    runner.handle(Measured(child, LIMIT + 1))
+    runner.stop(token)
+    runner.die(child)
+    assert settled(runner) == []
+    assert runner.busy == []

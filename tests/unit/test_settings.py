@@ -42,6 +42,7 @@ GOOD: dict[str, tuple[str, str, object]] = {
     "MULTIHOST_SESSION_TIMEOUT": ("session_timeout", "1e3", 1000.0),
     "MULTIHOST_SLOTS": ("slots", "3", 3),
     "MULTIHOST_THREADS": ("threads", "16", 16),
+    "MULTIHOST_TASK_MEMORY": ("task_memory", "512m", 512 << 20),
     "MULTIHOST_TASK_OUTPUT": ("task_output", "Hide", "hide"),
 }
 SECONDS = (
@@ -60,6 +61,7 @@ BAD: list[tuple[str, str, str]] = [
     ("MULTIHOST_LOG_LEVEL", "loud", "one of DEBUG, INFO, WARNING, ERROR, CRITICAL"),
     ("MULTIHOST_JOURNAL_SYNC", "off", "one of normal, full"),
     ("MULTIHOST_LOG_FORMAT", "xml", "one of text, json"),
+    *(("MULTIHOST_TASK_MEMORY", text, "0 or a number of bytes such as 512M") for text in ("5", "1.5G", "2GB", "9999T")),
     ("MULTIHOST_TASK_OUTPUT", "no", "one of show, hide"),
     ("MULTIHOST_ADDRESS", "master:http", "host:port, such as 192.0.2.10:5000"),
 ]
