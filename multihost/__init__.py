@@ -10,6 +10,7 @@ from multihost.client.results import AsyncResult
 from multihost.errors import (
     AuthkeyMissing,
     ClientClosed,
+    ClusterFull,
     CodeNotFound,
     ForkedClient,
     MasterUnreachable,
@@ -34,6 +35,7 @@ __all__ = [
     "AuthenticationError",
     "AuthkeyMissing",
     "ClientClosed",
+    "ClusterFull",
     "CodeNotFound",
     "Executor",
     "ForkedClient",

@@ -258,7 +258,7 @@ class Executor(futures.Executor):
             def submit(ended: Callable[[bool, object], None], some: list[tuple[Any, ...]] = some) -> list[int]:
                 if size == 1:
                     alone = partial(_alone, ended)
-                    return [session.submit(function, some[0], {}, alone, options)]
+                    return [session.submit(function, some[0], {}, alone, options, patient=True)]
                 return session.submit_chunk(function, some, True, _Gathered(len(some), ended).part, options)
 
             yield self._submit(submit)

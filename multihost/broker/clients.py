@@ -2,19 +2,21 @@
 
 from collections.abc import Iterable
 
+from multihost.broker.bounds import Bounds
 from multihost.broker.events import Effect, Send
 from multihost.broker.ledger import Ledger
 from multihost.broker.members import Link, Row, Session
-from multihost.errors import ProtocolError, TaskExpired
+from multihost.errors import ClusterFull, ProtocolError, TaskExpired
 from multihost.payload import dump_error
 
 
 class Clients:
     """See the module. ``by_link`` are those that are here."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, bounds: Bounds) -> None:
         self.by_link: dict[Link, Session] = {}
-        self._ledger = ledger
+        self._ledger, self._bounds = ledger, bounds
+        self._refused: dict[Link, None] = {}  # those of which a submit was refused, and who wait to hear of room
 
     def find(self, link: Link) -> Session:
         """Raises: ProtocolError: its session is not here any more."""
@@ -31,6 +33,7 @@ class Clients:
     def leave(self, session: Session) -> None:
         if session.link is not None:
             del self.by_link[session.link]
+            self._refused.pop(session.link, None)
             session.link = None
 
     # --- what they say -----------------------------------------------------------------------------------------
@@ -58,10 +61,35 @@ class Clients:
         # A client numbers its tasks in order, so what it repeats after a lost answer is below next_sequence.
         if (known := session.next_sequence - first) > 0:
             first, payloads = first + known, payloads[known:]
+        payloads, full = self._taken(session, payloads)
         effects: list[Effect] = []
         if payloads and self._ledger.submit(session.session_id, first, function_id, plain, payloads, now).labels:
             effects = self.tell_lacking([session], workers)
+        if full is not None:
+            # What follows in its batch is refused, too: nothing makes room in between.
+            self._refused[link] = None
+            return [Send(link, ("full", session.next_sequence, *full.args)), *effects]
         return [Send(link, ("accepted", session.next_sequence)), *effects]
+
+    def _taken(self, session: Session, payloads: list[bytes]) -> tuple[list[bytes], ClusterFull | None]:
+        """Those of a submit's tasks for which there is room, and why the others are not taken."""
+        if session.nested:
+            return payloads, None
+        tasks, task_bytes = self._ledger.unfinished, self._ledger.task_bytes
+        if self._bounds.full(tasks + len(payloads) - 1, task_bytes + sum(map(len, payloads)) - 1) is None:
+            return payloads, None  # nearly always; a submit may have thousands
+        for number, payload in enumerate(payloads):
+            if (full := self._bounds.full(tasks, task_bytes)) is not None:
+                return payloads[:number], full
+            tasks, task_bytes = tasks + 1, task_bytes + len(payload)
+        return payloads, None
+
+    def tell_room(self) -> list[Effect]:
+        """Tell those of which something was refused that there is room again."""
+        if not self._refused or not self._bounds.roomy(self._ledger.unfinished, self._ledger.task_bytes):
+            return []
+        links, self._refused = [*self._refused], {}
+        return [Send(link, ("room",)) for link in links]
 
     def acknowledge(self, link: Link, sequences: list[int]) -> list[Effect]:
         session = self.find(link)

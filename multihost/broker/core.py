@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
+from multihost.broker.bounds import Bounds
 from multihost.broker.clients import Clients
 from multihost.broker.events import (
     Called,
@@ -42,7 +43,13 @@ class BrokerCore:
     """See the module. ``statistics`` is a plain dict because it crosses the wire."""
 
     def __init__(
-        self, lease_timeout: float, session_timeout: float, queues: list[str], queue_size: int = 0, epoch: float = 0.0
+        self,
+        lease_timeout: float,
+        session_timeout: float,
+        queues: list[str],
+        queue_size: int = 0,
+        epoch: float = 0.0,
+        bounds: Bounds | None = None,
     ) -> None:
         self._lease_timeout = lease_timeout  # seconds of silence after which a worker is lost
         self._session_timeout = session_timeout  # seconds a session waits for its client to come back
@@ -52,7 +59,8 @@ class BrokerCore:
         self._ledger = Ledger()
         for name in queues:
             self._add_queue(name)
-        self._clients = Clients(self._ledger)
+        self._bounds = bounds or Bounds()
+        self._clients = Clients(self._ledger, self._bounds)
         self._workers = Workers(self._ledger, self._clients)
         self._channels = Channels(self._ledger, self._clients, self._workers, self._say, self._end_session)
         self._now = 0.0  # of the event that is being handled
@@ -92,7 +100,7 @@ class BrokerCore:
 
         A message that breaks the rules is not applied, nor what follows it in its batch; its connection is closed.
 
-        Raises: ProtocolError: a client came for a session that it cannot have.
+        Raises: ProtocolError: a client came for a session that it cannot have; ClusterFull: there are too many.
         """
         self._now = now
         return self._handlers[type(event)](event, now)
@@ -186,6 +194,9 @@ class BrokerCore:
         connection, session_id, limit, name, lifetime = event
         session = self._ledger.sessions.get(session_id)
         if session is None:
+            programs = sum(not session.nested for session in self._ledger.sessions.values())
+            if (full := self._bounds.full_of_sessions(programs)) is not None:
+                raise full
             session = self._ledger.begin(session_id, name, limit, lifetime, session_id, 0, "")
             self._clients.join(session, connection)
             return [Note("info", f"session began: {name}", {"session": session_id})]
@@ -261,7 +272,8 @@ class BrokerCore:
 
     def _match(self) -> list[Effect]:
         """Grant what there is to those who want it, but nothing that has expired."""
-        return [*self._clients.expire(self._now + self._epoch + _ROUNDING), *self._workers.match()]
+        effects = self._clients.expire(self._now + self._epoch + _ROUNDING)
+        return [*effects, *self._workers.match(), *self._clients.tell_room()]
 
     def _give_up_awaited(self) -> list[Effect]:
         """Some workers are not back since the master's restart, or without a session that a task of theirs had."""

@@ -72,7 +72,13 @@ class Ledger:
         self.leases = LeaseTable()
         self.blobs = BlobStore()
         self.counts = dict.fromkeys(COUNTS, 0)
+        self.task_bytes = 0  # of the payloads of tasks that have not ended
         self.records: list[Record] = []
+
+    @property
+    def unfinished(self) -> int:
+        """How many tasks have not ended."""
+        return self.counts["submitted"] - sum(self.counts[name] for name in _COUNT.values())
 
     def apply(self, name: str, *args: Any) -> None:
         """Do again what was recorded."""
@@ -115,6 +121,7 @@ class Ledger:
         for task in tasks:
             task.apply(TaskEvent.DROPPED)
             self.expiring.discard(task)
+            self.task_bytes -= len(task.payload)
         self.counts["cancelled"] += len(tasks)
         if not session.nested:
             ended.unused = self.blobs.release(session_id)
@@ -152,6 +159,7 @@ class Ledger:
         else:
             self.ready.extend(session_id, tasks)
         self.counts["submitted"] += len(tasks)
+        self.task_bytes += sum(map(len, payloads))
         return options
 
     @command
@@ -287,6 +295,7 @@ class Ledger:
         if task.expires_at is not None:
             self.expiring.discard(task)
         self.counts[_COUNT[event]] += 1
+        self.task_bytes -= len(task.payload)
         row = session.outcomes[task.sequence] = (task.sequence, kind, content, whence)
         return row
 

@@ -26,6 +26,7 @@ class Pending:
     options: dict[str, object]  # as they travel; one object for all calls that were made with the same
     payload: bytes
     since: float = 0.0  # when the call was made, if its options ask for that
+    patient: bool = False  # whether it waits here while the master is full, rather than fail
 
 
 @dataclass(slots=True)
@@ -40,13 +41,22 @@ class ClientCore:
     _unsent: OrderedDict[int, None] = field(default_factory=OrderedDict)  # numbers, those to send first in front
     _blobs: dict[str, Blob] = field(default_factory=dict)
     _blobs_sent: set[str] = field(default_factory=set)
+    full: bool = False  # whether the master takes no more, until it says otherwise
+    _under_way: list[int] = field(default_factory=list)  # the numbers of the batch that was sent last
     _awaited: int = -1  # the highest number in the batch that is not accepted yet; -1: none is under way
     _finished: list[int] = field(default_factory=list)  # outcomes that came and are not acknowledged
     _finished_bytes: int = 0
     _cancels: dict[int, bool] = field(default_factory=dict)  # to be cancelled (even when running), until answered
     _cancels_sent: set[int] = field(default_factory=set)
 
-    def add(self, blobs: list[Blob], options: dict[str, object], payload: bytes, since: float = 0.0) -> int:
+    def add(
+        self,
+        blobs: list[Blob],
+        options: dict[str, object],
+        payload: bytes,
+        since: float = 0.0,
+        patient: bool = False,
+    ) -> int:
         """A new task of the function that is the last of ``blobs``; its sequence number.
 
         ``since`` is when the call was made, on the clock of ``next_batch``, for options that count from then on.
@@ -54,7 +64,7 @@ class ClientCore:
         for blob in blobs:
             self._blobs.setdefault(blob.blob_id, blob)
         sequence = next(self._numbers)
-        self.pending[sequence] = Pending(blobs[-1].blob_id, options, payload, since)
+        self.pending[sequence] = Pending(blobs[-1].blob_id, options, payload, since, patient)
         self._unsent[sequence] = None
         return sequence
 
@@ -71,7 +81,7 @@ class ClientCore:
 
     def next_batch(self, now: float) -> list[Message]:
         """What to send at ``now``; empty while the last batch is not accepted and nothing else is to be said."""
-        batch = self._submits(now) if self._awaited < 0 and self._unsent else []
+        batch = self._submits(now) if self._awaited < 0 and self._unsent and not self.full else []
         if len(self._cancels) > len(self._cancels_sent):
             unasked = sorted(self._cancels.keys() - self._cancels_sent)
             self._cancels_sent.update(unasked)
@@ -104,6 +114,21 @@ class ClientCore:
         if below > self._awaited:
             self._awaited = -1
 
+    def refused(self, below: int) -> list[int]:
+        """The master is full, and has only the tasks below this number; those that fail for it, and are forgotten."""
+        if self._awaited < below:
+            return []  # said of an earlier part of the batch
+        self._awaited, self.full = -1, True
+        refused = [number for number in self._under_way if number >= below and number in self.pending]
+        for number in reversed(refused):
+            self._unsent[number] = None
+            self._unsent.move_to_end(number, last=False)
+        return self.withdraw([number for number in self._unsent if not self.pending[number].patient])
+
+    def room(self) -> None:
+        """The master takes more."""
+        self.full = False
+
     def finished(self, sequence: int, size_bytes: int) -> Pending | None:
         """An outcome of that size came; the task, or None if its outcome had come before."""
         self._finished.append(sequence)
@@ -112,18 +137,22 @@ class ClientCore:
 
     def reconnected(self, known: bool, accepted: int) -> None:
         """A new connection: ``accepted`` as the master says; unless it is ``known`` there, the session starts anew."""
-        self._awaited = -1
+        self._awaited, self.full = -1, False
         self._blobs_sent.clear()  # whatever was under way, blobs too, may have been lost with the connection
         self._cancels = {sequence: how for sequence, how in self._cancels.items() if sequence in self.pending}
         self._cancels_sent.clear()
         if not known:
             accepted = 0
+        # What the master may have taken once does not fail because it, or the next one, is full.
+        for sequence in self.pending.keys() - self._unsent.keys():
+            self.pending[sequence].patient = True
         self._unsent = OrderedDict.fromkeys(sequence for sequence in self.pending if sequence >= accepted)
 
     def _submits(self, now: float) -> list[Message]:
         """Unsent tasks up to the size of a batch, in runs of one function, the same options and consecutive numbers."""
         messages: list[Message] = []
         size = tasks = 0
+        self._under_way = []
         first, function_id, options, since, payloads = -1, "", dict[str, object](), 0.0, list[bytes]()
         while self._unsent and size < _MAX_BATCH_BYTES and tasks < _MAX_BATCH_TASKS:
             sequence = next(iter(self._unsent))
@@ -148,6 +177,7 @@ class ClientCore:
             size += len(task.payload)
             tasks += 1
             self._awaited = sequence
+            self._under_way.append(sequence)
         return messages
 
     def _blobs_of(self, function_id: str) -> list[Message]:

@@ -74,7 +74,7 @@ class Singles:
             self._arrived(index, Outcomes.failed(error, 1))
             return
         ended = partial(self._ended, index)
-        sequence = self._session.submit(self._function, args, {}, ended, self._options)
+        sequence = self._session.submit(self._function, args, {}, ended, self._options, patient=True)
         self._sequences.append(sequence)
         if self._cancelled is not None:  # while it was submitted
             self._session.cancel([sequence], self._cancelled)
@@ -259,7 +259,8 @@ class Stream:
         try:
             if each_alone(self._options):
                 for index, item in enumerate(items, first):
-                    self._session.submit(self._function, (item,), {}, partial(self._single, index), self._options)
+                    single = partial(self._single, index)
+                    self._session.submit(self._function, (item,), {}, single, self._options, patient=True)
             else:
                 self._session.submit_chunk(self._function, items, False, partial(self._part, first), self._options)
         except Exception as error:  # the session has ended

@@ -24,6 +24,7 @@ EXAMPLES: dict[type[BaseException], BaseException] = {
         errors.ResultTooLarge(2048, 1024),
         errors.TaskTimeout(2.5, "w1", True, "in line 7"),
         errors.TaskExpired(60.0),
+        errors.ClusterFull("tasks", 1000, "MULTIHOST_MAX_TASKS"),
         errors.WorkerDied(["worker a was lost", "killed by SIGKILL on worker b"]),
         errors.CodeNotFound("numpy", "worker-3", "No module named 'numpy'"),
         errors.PythonMismatch("3.11", "3.13"),

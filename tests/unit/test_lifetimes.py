@@ -204,7 +204,7 @@ def test_wrong_times_end_the_connection(broker: Broker, options: dict[str, Any])
     broker.submit(client, b"0", **options)
     assert broker.closed[client].broke_rules
     with pytest.raises(ProtocolError):
-        TaskOptions.parse(dict[object, object](options))
+        TaskOptions.parse(dict(options.items()))
 
 
 def test_tasks_that_were_leased_do_not_pile_up_until_they_expire() -> None:
