@@ -26,6 +26,7 @@ from multihost.errors import (
     WorkerDied,
 )
 from multihost.executor import Executor, Future
+from multihost.explain import Explanation
 from multihost.pool import Pool
 from multihost.shared import QueueManager
 
@@ -38,6 +39,7 @@ __all__ = [
     "ClusterFull",
     "CodeNotFound",
     "Executor",
+    "Explanation",
     "ForkedClient",
     "Future",
     "MasterUnreachable",

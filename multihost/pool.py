@@ -117,6 +117,7 @@ class Pool:
             self._member.end()
             raise
         result._cancel = lambda running: bool(session.cancel([sequence], running))
+        result._explain = lambda: session.explain([sequence])
         return result
 
     def map(
@@ -278,7 +279,7 @@ class Pool:
         else:
             plan = Plan(len(items), chunksize)
             feed = Chunks(session, function, items, star, options, result._arrived, plan, limit)
-        result._cancel = feed.cancel
+        result._cancel, result._explain = feed.cancel, feed.explain
         try:
             feed.start()
         except BaseException:

@@ -23,6 +23,7 @@ from multihost.broker.events import (
     Tick,
     WorkerCame,
 )
+from multihost.broker.explaining import Explainer
 from multihost.broker.ledger import Ledger
 from multihost.broker.members import Link, Session, Worker
 from multihost.broker.nested import Channels
@@ -62,6 +63,7 @@ class BrokerCore:
         self._bounds = bounds or Bounds()
         self._clients = Clients(self._ledger, self._bounds)
         self._workers = Workers(self._ledger, self._clients)
+        self._explainer = Explainer(self._ledger, self._workers)
         self._channels = Channels(self._ledger, self._clients, self._workers, self._say, self._end_session)
         self._now = 0.0  # of the event that is being handled
         self._ticked: float | None = None
@@ -93,6 +95,8 @@ class BrokerCore:
             "ping": self._ping,
             "heartbeat": self._ping,
             "ask": self._ask,
+            "explain": self._explain,
+            "find": self._find,
         }
 
     def handle(self, event: Event, now: float) -> list[Effect]:
@@ -273,7 +277,7 @@ class BrokerCore:
     def _match(self) -> list[Effect]:
         """Grant what there is to those who want it, but nothing that has expired."""
         effects = self._clients.expire(self._now + self._epoch + _ROUNDING)
-        return [*effects, *self._workers.match(), *self._clients.tell_room()]
+        return [*effects, *self._workers.match(self._now), *self._clients.tell_room()]
 
     def _give_up_awaited(self) -> list[Effect]:
         """Some workers are not back since the master's restart, or without a session that a task of theirs had."""
@@ -347,6 +351,14 @@ class BrokerCore:
 
     def _ask(self, link: Link) -> list[Effect]:
         return [Send(link, ("statistics", self.statistics()))]
+
+    def _explain(self, link: Link, number: int, sequence: int) -> list[Effect]:
+        session = self._clients.find(link)
+        told = self._explainer.explain(session, sequence, self._now, self._now + self._epoch)
+        return [Send(link, ("explained", number, told))]
+
+    def _find(self, link: Link, prefix: str, sequence: int) -> list[Effect]:
+        return [Send(link, ("found", self._explainer.find(prefix, sequence, self._now, self._now + self._epoch)))]
 
     # --- ends --------------------------------------------------------------------------------------------------
 

@@ -192,6 +192,20 @@ class ReadyQueue:
             self._refresh(family)
         return taken
 
+    def find(self, session: str, sequence: int) -> tuple[int, Task] | None:
+        """How many of its session's tasks go before it, and the task, if it is here."""
+        shelves = self._lines[session].shelves
+        for (_, priority), shelf in shelves.items():
+            if (task := shelf.get(sequence)) is not None:
+                higher = sum(len(other) for (_, its), other in shelves.items() if its > priority)
+                return higher + next(place for place, number in enumerate(shelf) if number == sequence), task
+        return None
+
+    def at_limit(self, session: str) -> bool:
+        """Whether as many of a session's tasks are leased as may be."""
+        line = self._lines[session]
+        return line.limit is not None and line.leased >= line.limit
+
     def tasks_of(self, session: str) -> list[Task]:
         """A session's queued tasks."""
         return list(self._lines[session].tasks())

@@ -46,6 +46,8 @@ class ClientCore:
     _awaited: int = -1  # the highest number in the batch that is not accepted yet; -1: none is under way
     _finished: list[int] = field(default_factory=list)  # outcomes that came and are not acknowledged
     _finished_bytes: int = 0
+    _questions: dict[int, int] = field(default_factory=dict)  # why a task is where it is: question -> task
+    _questions_sent: set[int] = field(default_factory=set)
     _cancels: dict[int, bool] = field(default_factory=dict)  # to be cancelled (even when running), until answered
     _cancels_sent: set[int] = field(default_factory=set)
 
@@ -88,6 +90,10 @@ class ClientCore:
             for running in (False, True):
                 if these := [sequence for sequence in unasked if self._cancels[sequence] is running]:
                     batch = [*batch, ("cancel", these, running)]
+        if len(self._questions) > len(self._questions_sent):
+            unasked = sorted(self._questions.keys() - self._questions_sent)
+            self._questions_sent.update(unasked)
+            batch = [*batch, *(("explain", question, self._questions[question]) for question in unasked)]
         many = len(self._finished) >= _MAX_UNACKNOWLEDGED or self._finished_bytes >= _MAX_UNACKNOWLEDGED_BYTES
         return [*self.acknowledgement(), *batch] if batch or many else []
 
@@ -103,6 +109,18 @@ class ClientCore:
         for sequence in sequences:
             self._cancels.pop(sequence, None)
         self._cancels_sent.difference_update(sequences)
+
+    def ask(self, question: int, sequence: int) -> None:
+        """Ask the master why a task is where it is; ``question`` is a number of that question's own."""
+        self._questions[question] = sequence
+
+    def answered(self, question: int) -> None:
+        """It was answered, or its answer is not waited for any more."""
+        self._questions.pop(question, None)
+        self._questions_sent.discard(question)
+
+    def is_unsent(self, sequence: int) -> bool:
+        return sequence in self._unsent
 
     def acknowledgement(self) -> list[Message]:
         """Acknowledge whatever has gathered."""
@@ -141,6 +159,7 @@ class ClientCore:
         self._blobs_sent.clear()  # whatever was under way, blobs too, may have been lost with the connection
         self._cancels = {sequence: how for sequence, how in self._cancels.items() if sequence in self.pending}
         self._cancels_sent.clear()
+        self._questions_sent.clear()
         if not known:
             accepted = 0
         # What the master may have taken once does not fail because it, or the next one, is full.

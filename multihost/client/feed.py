@@ -11,6 +11,7 @@ from typing import Any
 from multihost.client.plan import Plan
 from multihost.client.results import Window
 from multihost.client.session import Prepared, Session
+from multihost.explain import Explanation
 from multihost.options import Options
 from multihost.payload import Outcomes
 
@@ -66,6 +67,10 @@ class Singles:
         """Submit no more, and cancel what was submitted; whether anything was cancelled. What is, ends so."""
         self._cancelled = running or bool(self._cancelled)
         return bool(self._session.cancel(list(self._sequences), running))
+
+    def explain(self) -> Explanation:
+        """Of the first item that has not ended."""
+        return self._session.explain(list(self._sequences))
 
     def _submit(self, index: int, item: Any) -> None:
         try:
@@ -131,6 +136,12 @@ class Chunks:
         if rest:
             self._arrived(rest.start, Outcomes.failed(CancelledError(), len(rest)))
         return bool(self._session.cancel(sequences, running)) or bool(rest)
+
+    def explain(self) -> Explanation:
+        """Of the first chunk that has not ended."""
+        with self._lock:
+            sequences = [sequence for some in self._sequences.values() for sequence in some]
+        return self._session.explain(sequences)
 
     def _submit_some(self, first: bool = False) -> None:
         """Submit chunks until enough are under way.

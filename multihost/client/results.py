@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing import TimeoutError
 from typing import Any, Generic, Protocol, TypeVar
 
+from multihost.explain import Explanation
 from multihost.payload import Outcomes
 
 T = TypeVar("T")
@@ -50,6 +51,7 @@ class AsyncResult(Generic[T]):
         self._success = False
         self._value: Any = None
         self._callback, self._error_callback = callback, error_callback
+        self._explain: Callable[[], Explanation] | None = None  # asks the master
         self._cancel: Callable[[bool], bool] | None = None  # cancels the call, with True even when it runs
         pool.begin()
 
@@ -100,11 +102,23 @@ class AsyncResult(Generic[T]):
         """Cancel the call, and stop it if it runs; whether anything was cancelled. Beyond the standard library."""
         return not self.ready() and self._cancel is not None and self._cancel(True)
 
+    def explain(self) -> Explanation:
+        """Why the call, or the first item of a map that has not ended, is not done yet. Beyond the standard library.
+
+        Waits for the master's answer, 10 s at most; in a callback it does not.
+        """
+        explain = self._explain
+        if explain is not None and not self.ready():
+            told = explain()
+            if not self.ready():
+                return told
+        return Explanation("ended", "result" if self.ready() and self._success else "error")
+
     def _set(self, success: bool, value: object) -> None:
         self._success, self._value = success, value
         callback = self._callback if success else self._error_callback
         pool, self._pool = self._pool, None
-        self._callback = self._error_callback = self._cancel = None  # and with them what they hold
+        self._callback = self._error_callback = self._cancel = self._explain = None  # and with them what they hold
         try:
             if callback is not None:
                 callback(value)  # type: ignore[arg-type]

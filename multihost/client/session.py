@@ -16,6 +16,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
+from functools import partial
+from itertools import count
 from multiprocessing import AuthenticationError
 from typing import Any, NamedTuple
 
@@ -24,6 +26,7 @@ from multihost.client.code import Blob, CodeBook, Initializer
 from multihost.client.core import ClientCore, Pending
 from multihost.enclosing import Door, Link
 from multihost.errors import ClientClosed, ClusterFull, ForkedClient, MultihostError, ProtocolError, TaskTooLarge
+from multihost.explain import Explanation
 from multihost.options import PLAIN, Options
 from multihost.payload import dumps, load_error, loads
 from multihost.settings import Address
@@ -98,6 +101,8 @@ class Session:
         self._verdicts: dict[int, bool] = {}  # what the master said
         self._sending = False  # whether some thread is sending right now; it also sends what comes meanwhile
         self._error: BaseException | None = None  # why the session ended
+        self._questions = count()
+        self._explained: dict[int, dict[str, Any]] = {}  # the master's answers
         self._full: ClusterFull | None = None  # what the master said last when it was full
         self._ended = threading.Event()
         self._connection: Link | None = None
@@ -254,6 +259,30 @@ class Session:
                 self._verdicts.pop(sequence, None)
         return withdrawn | cancelled
 
+    def explain(self, sequences: Iterable[int]) -> Explanation:
+        """Where the first of these tasks is that has not ended, and why; waits for the master's word, 10 s at most."""
+        question = next(self._questions)
+        with self._lock:
+            left = [sequence for sequence in sequences if sequence in self._callbacks]
+            if not left:
+                return Explanation("here", "unsent") if self._error is None else Explanation("ended", "error")
+            sequence = min(left)
+            unsent, name = self._core.is_unsent(sequence), str(self._info["session"])
+            here = partial(Explanation, "here", task=sequence, session=name)
+            if self._connection is None:
+                return here("unreachable")
+            if unsent:
+                return here("full" if self._core.full else "unsent")
+            if threading.current_thread() is self._receiver:
+                return Explanation("unknown", "callback", sequence, name)
+            self._core.ask(question, sequence)
+        self._send_waiting()
+        with self._changed:
+            self._changed.wait_for(lambda: self._error or question in self._explained, _CANCEL_SECONDS)
+            self._core.answered(question)
+            plain = self._explained.pop(question, None)
+        return Explanation("unknown", "silent", sequence, name) if plain is None else Explanation.of(plain)
+
     def _wait_for_room(self, patient: bool) -> None:
         """Wait until fewer tasks are unsent; under the lock.
 
@@ -359,6 +388,10 @@ class Session:
                 case ("room",):
                     with self._lock:
                         self._core.room()
+                case ("explained", question, plain):
+                    with self._changed:
+                        self._explained[question] = plain
+                        self._changed.notify_all()
                 case ("outcomes", outcomes):
                     self._take(outcomes)
                 case ("too_late", sequences):

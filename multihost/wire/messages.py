@@ -57,6 +57,7 @@ ROLES: dict[str, dict[str, tuple[Check, ...]]] = {
         # Sequence numbers, and whether those that a worker has are to be stopped, too. "too_late" names those that were
         # not cancelled.
         "cancel": (_list_of(int), _a(bool)),
+        "explain": (_a(int), _a(int)),  # the question's number, sequence number; "explained" answers it
         "ping": (),
         "close": (),  # the session ends: its tasks are cancelled
     },
@@ -73,7 +74,10 @@ ROLES: dict[str, dict[str, tuple[Check, ...]]] = {
         "drain": (),  # no more leases, please
         "heartbeat": (),
     },
-    "monitor": {"ask": ()},
+    "monitor": {
+        "ask": (),
+        "find": (_a(str), _a(int)),  # how the ids of sessions begin, sequence number
+    },
 }
 # What a child process may say to its worker. It does not say "lost", and the master would cut off the whole worker for
 # a kind that it does not know.
