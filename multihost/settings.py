@@ -85,6 +85,7 @@ class Settings:
     # What the master holds in its memory at most. A task takes about 1 kB there besides its arguments.
     max_tasks: int = 1_000_000
     max_task_bytes: int = 2 * 1024**3
+    max_result_bytes: int = 1024**3
     max_sessions: int = 10_000
     # Above the master's limit of open files this bound is of no use.
     max_connections: int = 10_000
@@ -109,6 +110,7 @@ VARIABLES: dict[str, str] = {
     "MULTIHOST_LOG_LEVEL": "log_level",
     "MULTIHOST_MAX_CONNECTIONS": "max_connections",
     "MULTIHOST_MAX_PAYLOAD": "max_payload",
+    "MULTIHOST_MAX_RESULT_BYTES": "max_result_bytes",
     "MULTIHOST_MAX_SESSIONS": "max_sessions",
     "MULTIHOST_MAX_TASKS": "max_tasks",
     "MULTIHOST_MAX_TASK_BYTES": "max_task_bytes",
@@ -148,6 +150,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         queue_size=read("MULTIHOST_QUEUE_SIZE", _whole(0), plain.queue_size),
         max_tasks=read("MULTIHOST_MAX_TASKS", _whole(1), plain.max_tasks),
         max_task_bytes=read("MULTIHOST_MAX_TASK_BYTES", _whole(1), plain.max_task_bytes),
+        max_result_bytes=read("MULTIHOST_MAX_RESULT_BYTES", _whole(1), plain.max_result_bytes),
         max_sessions=read("MULTIHOST_MAX_SESSIONS", _whole(1), plain.max_sessions),
         max_connections=read("MULTIHOST_MAX_CONNECTIONS", _whole(1), plain.max_connections),
         journal=read("MULTIHOST_JOURNAL", _text, plain.journal),

@@ -15,6 +15,8 @@ class Bounds:
     tasks: int = 1_000_000  # that have not ended
     task_bytes: int = 2 * 1024**3  # of their arguments; the last one taken may go beyond it
     sessions: int = 10_000  # of programs
+    # Of what waits for programs that are away; beyond it, no more of their tasks are leased.
+    result_bytes: int = 1024**3
 
     def full(self, tasks: int, task_bytes: int) -> ClusterFull | None:
         """Why no task is taken where there are so many already, with so many bytes."""

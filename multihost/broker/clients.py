@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from multihost.broker.bounds import Bounds
-from multihost.broker.events import Effect, Send
+from multihost.broker.events import Effect, Note, Send
 from multihost.broker.ledger import Ledger
 from multihost.broker.members import Link, Row, Session
 from multihost.errors import ClusterFull, ProtocolError, TaskExpired
@@ -27,6 +27,7 @@ class Clients:
     def join(self, session: Session, link: Link) -> list[Effect]:
         """A client is here, for the first time or again; what it has not acknowledged."""
         session.link, self.by_link[link] = link, session
+        self._ledger.ready.hold(session.session_id, False)
         rows = session.all_rows()
         return [Send(link, ("outcomes", rows))] if rows else []
 
@@ -131,6 +132,18 @@ class Clients:
         """A worker has come or gone: clients cut their work by the number of slots, and tell a user who has none."""
         effects: list[Effect] = [Send(link, ("workers", *strength.values())) for link in self.by_link]
         return effects + self.tell_lacking(self._ledger.sessions.values(), workers)
+
+    def hold_absent(self) -> list[Effect]:
+        """Let the tasks of programs that are away wait while too much waits for these programs."""
+        absent = [session for session in self._ledger.sessions.values() if session.link is None and not session.nested]
+        waiting = sum(session.result_bytes for session in absent)
+        held = waiting > self._bounds.result_bytes
+        effects: list[Effect] = []
+        for session in absent:
+            if self._ledger.ready.hold(session.session_id, held) and held:
+                text = f"{waiting:,} bytes of results wait for absent programs; the tasks of {session.name} wait, too"
+                effects.append(Note("warning", text, {"session": session.session_id, "bytes": waiting}))
+        return effects
 
     def tell_lacking(self, sessions: Iterable[Session], workers: Iterable[frozenset[str]]) -> list[Effect]:
         """Tell clients what of theirs waits for labels that no worker has, when that has changed."""

@@ -210,7 +210,8 @@ class BrokerCore:
         if session.link is not None:
             effects.append(Close(session.link, "its client came back on another connection"))
             self._clients.leave(session)
-        return effects + self._clients.join(session, connection)
+        effects += self._clients.join(session, connection)
+        return effects + self._match()  # its tasks may have been held while it was away
 
     def _worker_came(self, event: WorkerCame, now: float) -> list[Effect]:
         connection, worker_id, name, slots, python, labels, holds, families, blobs = event
@@ -268,6 +269,7 @@ class BrokerCore:
             effects += self._give_up_awaited()
         for queue in self._queues.values():
             effects += queue.expire(now)
+        effects += self._clients.hold_absent()
         if due := self._ledger.delayed.due(now + self._epoch + _ROUNDING):
             self._ledger.release(due)
             sessions = [self._ledger.sessions[session_id] for session_id in due]

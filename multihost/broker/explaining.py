@@ -54,6 +54,8 @@ class Explainer:
             return "labels"
         if all(worker.draining for worker in able):
             return "draining"
+        if self._ledger.ready.is_held(session.session_id):
+            return "results"
         return "limit" if self._ledger.ready.at_limit(session.session_id) else "turn"
 
     def _leased(self, worker_id: str, token: int, task: Task, now: float) -> dict[str, object]:

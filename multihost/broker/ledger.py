@@ -166,10 +166,10 @@ class Ledger:
     def acknowledge(self, session_id: str, sequences: list[int]) -> None:
         session = self.sessions[session_id]
         for sequence in sequences:
-            if (
-                session.outcomes.pop(sequence, None) is not None
-            ):  # before its end, a chunk's parts may still be asked for
-                session.parts.pop(sequence, None)
+            # Before its end, a chunk's parts may still be asked for.
+            if (row := session.outcomes.pop(sequence, None)) is not None:
+                parts = session.parts.pop(sequence, ())
+                session.result_bytes -= len(row[2]) + sum(len(part[2]) for part in parts)
 
     @command
     def cancel(self, session_id: str, sequences: list[int], running: bool) -> tuple[list[Row], dict[str, list[int]]]:
@@ -205,7 +205,9 @@ class Ledger:
             task.done += count
             task.losses = ()  # they were of the item that has ended now
             row = (task.sequence, PART, content, whence)
-            self.sessions[task.session].parts.setdefault(task.sequence, []).append(row)
+            session = self.sessions[task.session]
+            session.parts.setdefault(task.sequence, []).append(row)
+            session.result_bytes += len(content)
             told.append((task.session, row))
         return told
 
@@ -297,6 +299,7 @@ class Ledger:
         self.counts[_COUNT[event]] += 1
         self.task_bytes -= len(task.payload)
         row = session.outcomes[task.sequence] = (task.sequence, kind, content, whence)
+        session.result_bytes += len(content)
         return row
 
     def _stop(self, which: Callable[[Task], bool]) -> tuple[list[Task], dict[str, list[int]]]:

@@ -49,7 +49,7 @@ def make_server(
         queues=list(queues),
         queue_size=settings.queue_size,
         epoch=time.time() - time.monotonic(),
-        bounds=Bounds(settings.max_tasks, settings.max_task_bytes, settings.max_sessions),
+        bounds=Bounds(settings.max_tasks, settings.max_task_bytes, settings.max_sessions, settings.max_result_bytes),
     )
     journal = open_journal(settings.journal, settings.journal_sync)
     try:

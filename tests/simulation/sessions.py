@@ -73,9 +73,8 @@ class Session:
             self._log.submits[plan.name] = Submit(plan, self.name, -1, self._world.now)
             self._log.told[plan.calls[0].name] = [Told("ClusterFull", "", self._world.now)]
             return
-        sequence = self._core.add(
-            blobs, self._wire_options(plan), plan.name.encode(), self._world.now, patient=plan.chunk
-        )
+        since = self._world.now if plan.delay or plan.expires is not None else 0.0
+        sequence = self._core.add(blobs, self._wire_options(plan), plan.name.encode(), since, patient=plan.chunk)
         self._plans[sequence], self._names[sequence] = plan, plan.name
         if plan.chunk:
             self._chunks[sequence] = Chunk(len(plan.calls), self._items_ended(plan))

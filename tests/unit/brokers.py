@@ -360,6 +360,11 @@ def check_invariants(core: BrokerCore, restarted: bool = False) -> None:
     assert {link[0] for link in core._clients.by_link if isinstance(link, tuple)} <= set(workers.by_connection)
     assert all(isinstance(s.link, tuple) or (awaited and s.link is None) for s in sessions.values() if s.nested)
 
+    # What waits for clients is counted; who is here is not held for what waits for others.
+    for name, session in sessions.items():
+        assert session.result_bytes == sum(len(row[2]) for row in session.all_rows())
+        assert session.link is None or not lines[name].held
+
     # What came of a chunk is kept until its client has acknowledged the whole.
     unfinished = {(task.session, task.sequence) for task in (*queued, *(task for _, _, task in leased))}
     for name, session in sessions.items():

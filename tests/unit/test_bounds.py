@@ -117,6 +117,49 @@ def test_session_beyond_the_bound_is_refused_and_nothing_of_it_stays() -> None:
     broker.client("c")
 
 
+def test_tasks_of_a_program_that_is_away_wait_while_too_much_waits_for_it() -> None:
+    broker = broker_with(result_bytes=10)
+    client, other, worker = broker.client("a"), broker.client("b"), broker.worker(want=1)
+    broker.submit(client, b"a0", b"a1")
+    broker.submit(other, b"b0", b"b1", b"b2")
+    broker.leave(client)
+    (grant,) = broker.grants(worker)
+    broker.settle(worker, grant.token, "result", b"x" * 11)
+    assert grant.payload == b"a0"
+    broker.pass_time(1.0, worker)
+    assert "11 bytes of results wait" in broker.notes[-1].text
+    broker.say(worker, ("want", 2))
+    assert broker.payloads(worker) == [b"b0", b"b1"]
+    broker.say(worker, ("want", 2))
+    assert broker.payloads(worker) == [b"b2"]
+    broker.client("a")  # with nothing acknowledged yet
+    assert broker.payloads(worker) == [b"a1"]
+
+
+def test_program_that_is_away_is_served_while_little_waits_for_it() -> None:
+    broker = broker_with(result_bytes=10)
+    client, worker = broker.client(), broker.worker(want=1)
+    broker.submit(client, b"0", b"1")
+    broker.leave(client)
+    (grant,) = broker.grants(worker)
+    broker.settle(worker, grant.token, "result", b"x" * 10)
+    broker.pass_time(1.0, worker)
+    broker.say(worker, ("want", 1))
+    assert broker.payloads(worker) == [b"1"]
+
+
+def test_bytes_of_results_are_those_not_acknowledged_over_a_restart_of_the_master() -> None:
+    broker = broker_with()
+    client, worker = broker.client(), broker.worker(want=2)
+    broker.submit(client, b"0", b"1")
+    for grant in broker.grants(worker):
+        broker.settle(worker, grant.token, "result", b"xyz")
+    broker.say(client, ("acknowledge", [0]))
+    broker.restart()
+    assert broker.core._ledger.sessions["s"].result_bytes == 3
+    check_replay(broker)
+
+
 # --- the client ------------------------------------------------------------------------------------------------------
 
 

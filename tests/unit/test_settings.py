@@ -39,6 +39,7 @@ GOOD: dict[str, tuple[str, str, object]] = {
     "MULTIHOST_MAX_PAYLOAD": ("max_payload", "1024", 1024),
     "MULTIHOST_NAME": ("name", "rack 7", "rack 7"),
     "MULTIHOST_MAX_CONNECTIONS": ("max_connections", "50", 50),
+    "MULTIHOST_MAX_RESULT_BYTES": ("max_result_bytes", "4096", 4096),
     "MULTIHOST_MAX_SESSIONS": ("max_sessions", "5", 5),
     "MULTIHOST_MAX_TASKS": ("max_tasks", "1000", 1000),
     "MULTIHOST_MAX_TASK_BYTES": ("max_task_bytes", "4096", 4096),
