@@ -10,6 +10,7 @@ from multihost.client.results import AsyncResult
 from multihost.errors import (
     AuthkeyMissing,
     ClientClosed,
+    ClusterFull,
     CodeNotFound,
     ForkedClient,
     MasterUnreachable,
@@ -26,6 +27,7 @@ from multihost.errors import (
     WorkerDied,
 )
 from multihost.executor import Executor, Future
+from multihost.explain import Explanation
 from multihost.pool import Pool
 from multihost.shared import QueueManager
 
@@ -35,8 +37,10 @@ __all__ = [
     "AuthenticationError",
     "AuthkeyMissing",
     "ClientClosed",
+    "ClusterFull",
     "CodeNotFound",
     "Executor",
+    "Explanation",
     "ForkedClient",
     "Future",
     "MasterUnreachable",

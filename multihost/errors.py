@@ -119,6 +119,20 @@ class WorkerDied(MultihostError, BrokenProcessPool):
         return text
 
 
+class ClusterFull(MultihostError):
+    """The master holds as many of something as it may; this one was not taken. What it has goes on."""
+
+    def __init__(self, what: str, limit: int, setting: str) -> None:
+        super().__init__(what, limit, setting)
+        self.what, self.limit, self.setting = what, limit, setting
+
+    def __str__(self) -> str:
+        return (
+            f"the master holds its limit of {self.limit:,} {self.what}; nothing of this was taken. Try again when some "
+            f"have ended, or raise {self.setting} on the master."
+        )
+
+
 class TaskTimeout(MultihostError, TimeoutError):
     """A task ran longer than the ``timeout`` its caller gave it. It was stopped, whatever it had done by then."""
 

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any, ParamSpec, TypeVar, Unpack
 
 from multihost.client.feed import each_alone
+from multihost.explain import Explanation
 from multihost.joining import Membership
 from multihost.options import PLAIN, Changes
 from multihost.payload import Outcomes
@@ -54,6 +55,19 @@ class Future(futures.Future[T]):
         if not self.done():
             self._withdraw(running=True)
         return self.cancelled()
+
+    def explain(self) -> Explanation:
+        """Why the call has not started, or not ended. Beyond the standard library.
+
+        Waits for the master's answer, 10 s at most; in a callback it does not.
+        """
+        member = self._member
+        if member is not None and not self.done():
+            told = member.session.explain(self._sequences)
+            if not self.done():
+                return told
+        reason = "cancelled" if self.cancelled() else "error" if super().exception(0) else "result"
+        return Explanation("ended", reason)
 
     def result(self, timeout: float | None = None) -> T:
         """The result; waits for it.
@@ -258,7 +272,7 @@ class Executor(futures.Executor):
             def submit(ended: Callable[[bool, object], None], some: list[tuple[Any, ...]] = some) -> list[int]:
                 if size == 1:
                     alone = partial(_alone, ended)
-                    return [session.submit(function, some[0], {}, alone, options)]
+                    return [session.submit(function, some[0], {}, alone, options, patient=True)]
                 return session.submit_chunk(function, some, True, _Gathered(len(some), ended).part, options)
 
             yield self._submit(submit)

@@ -11,6 +11,7 @@ from multihost.client.feed import Chunks, Singles, Stream, each_alone
 from multihost.client.plan import Plan
 from multihost.client.results import AsyncResult, IMapIterator, MapResult, Window
 from multihost.client.session import Session
+from multihost.explain import Explanation
 from multihost.joining import Membership
 from multihost.options import PLAIN, Changes
 from multihost.progress import Progress
@@ -118,7 +119,7 @@ class Pool:
         except BaseException:
             self._member.end()
             raise
-        result._cancel = _Cancel(session, sequence)
+        result._under_way = _Call(session, sequence)
         return result
 
     def map(
@@ -280,7 +281,7 @@ class Pool:
         else:
             plan = Plan(len(items), chunksize)
             feed = Chunks(session, function, items, star, options, result._arrived, plan, limit)
-        result._cancel = feed.cancel
+        result._under_way = feed
         try:
             feed.start()
         except BaseException:
@@ -314,14 +315,17 @@ class Pool:
 
 
 @dataclass(slots=True, eq=False)
-class _Cancel:
-    """Cancels one call. A closure that does would take four times as much memory, for each call that waits."""
+class _Call:
+    """One call that waits. Closures in its place would take eight times as much memory."""
 
     session: Session
     sequence: int
 
-    def __call__(self, running: bool) -> bool:
+    def cancel(self, running: bool) -> bool:
         return bool(self.session.cancel([self.sequence], running))
+
+    def explain(self) -> Explanation:
+        return self.session.explain([self.sequence])
 
 
 def _name_of(func: Callable[..., object]) -> str:

@@ -82,6 +82,13 @@ class Settings:
     # Everything in flight passes through the master's memory: a larger cap lets one task take more of it.
     max_payload: int = 256 * 1024 * 1024
     queue_size: int = 0
+    # What the master holds in its memory at most. A task takes about 1 kB there besides its arguments.
+    max_tasks: int = 1_000_000
+    max_task_bytes: int = 2 * 1024**3
+    max_result_bytes: int = 1024**3
+    max_sessions: int = 10_000
+    # Above the master's limit of open files this bound is of no use.
+    max_connections: int = 10_000
     journal: str = MEMORY  # or a directory
     # normal: what was acknowledged survives the end of the master, however it ends. full: a power cut, too, for one
     # write through to the disk in each turn of the event loop.
@@ -103,7 +110,12 @@ VARIABLES: dict[str, str] = {
     "MULTIHOST_LEASE_TIMEOUT": "lease_timeout",
     "MULTIHOST_LOG_FORMAT": "log_format",
     "MULTIHOST_LOG_LEVEL": "log_level",
+    "MULTIHOST_MAX_CONNECTIONS": "max_connections",
     "MULTIHOST_MAX_PAYLOAD": "max_payload",
+    "MULTIHOST_MAX_RESULT_BYTES": "max_result_bytes",
+    "MULTIHOST_MAX_SESSIONS": "max_sessions",
+    "MULTIHOST_MAX_TASKS": "max_tasks",
+    "MULTIHOST_MAX_TASK_BYTES": "max_task_bytes",
     "MULTIHOST_NAME": "name",
     "MULTIHOST_QUEUE_SIZE": "queue_size",
     "MULTIHOST_SESSION_TIMEOUT": "session_timeout",
@@ -139,6 +151,11 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         session_timeout=read("MULTIHOST_SESSION_TIMEOUT", _seconds, plain.session_timeout),
         max_payload=read("MULTIHOST_MAX_PAYLOAD", _whole(1024), plain.max_payload),
         queue_size=read("MULTIHOST_QUEUE_SIZE", _whole(0), plain.queue_size),
+        max_tasks=read("MULTIHOST_MAX_TASKS", _whole(1), plain.max_tasks),
+        max_task_bytes=read("MULTIHOST_MAX_TASK_BYTES", _whole(1), plain.max_task_bytes),
+        max_result_bytes=read("MULTIHOST_MAX_RESULT_BYTES", _whole(1), plain.max_result_bytes),
+        max_sessions=read("MULTIHOST_MAX_SESSIONS", _whole(1), plain.max_sessions),
+        max_connections=read("MULTIHOST_MAX_CONNECTIONS", _whole(1), plain.max_connections),
         journal=read("MULTIHOST_JOURNAL", _text, plain.journal),
         journal_sync=read("MULTIHOST_JOURNAL_SYNC", _choice(JOURNAL_SYNCS, str.lower), plain.journal_sync),
         task_memory=read("MULTIHOST_TASK_MEMORY", _memory, plain.task_memory),

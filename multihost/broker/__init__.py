@@ -3,8 +3,9 @@
     wire.server (frames, roles) <-> service (the shell: one event loop) <-> core (event, now) -> effects
 
     core       connections, the table of messages, time; events: what goes in, what comes out
-    |- clients    what they say and are told
+    |- clients    what they say and are told; bounds: how much is taken from them
     |- workers    what they want, are granted and say of it
+    |- explaining why a task has not started or not ended
     |- nested     sessions that tasks open, on a channel of their worker
     |- ledger     what becomes of a task: commands that change it, each of them a record for the journal
     |  |- tasks      a task and its states

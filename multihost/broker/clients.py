@@ -2,19 +2,23 @@
 
 from collections.abc import Iterable
 
-from multihost.broker.events import Effect, Send
+from multihost.broker.bounds import Bounds
+from multihost.broker.events import Effect, Note, Send
 from multihost.broker.ledger import Ledger
 from multihost.broker.members import Link, Row, Session
-from multihost.errors import ProtocolError, TaskExpired
+from multihost.errors import ClusterFull, ProtocolError, TaskExpired
 from multihost.payload import dump_error
 
 
 class Clients:
     """See the module. ``by_link`` are those that are here."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, bounds: Bounds) -> None:
         self.by_link: dict[Link, Session] = {}
-        self._ledger = ledger
+        self._ledger, self._bounds = ledger, bounds
+        # Those of which a submit was refused, and whether they know: then they wait to hear of room, and until then
+        # nothing is taken. What they had sent meanwhile must not overtake what was refused.
+        self._refused: dict[Link, bool] = {}
 
     def find(self, link: Link) -> Session:
         """Raises: ProtocolError: its session is not here any more."""
@@ -25,12 +29,14 @@ class Clients:
     def join(self, session: Session, link: Link) -> list[Effect]:
         """A client is here, for the first time or again; what it has not acknowledged."""
         session.link, self.by_link[link] = link, session
+        self._ledger.ready.hold(session.session_id, False)
         rows = session.all_rows()
         return [Send(link, ("outcomes", rows))] if rows else []
 
     def leave(self, session: Session) -> None:
         if session.link is not None:
             del self.by_link[session.link]
+            self._refused.pop(session.link, None)
             session.link = None
 
     # --- what they say -----------------------------------------------------------------------------------------
@@ -58,10 +64,44 @@ class Clients:
         # A client numbers its tasks in order, so what it repeats after a lost answer is below next_sequence.
         if (known := session.next_sequence - first) > 0:
             first, payloads = first + known, payloads[known:]
+        if self._refused.get(link) is False:
+            return []
+        payloads, full = self._taken(session, payloads)
         effects: list[Effect] = []
         if payloads and self._ledger.submit(session.session_id, first, function_id, plain, payloads, now).labels:
             effects = self.tell_lacking([session], workers)
+        if full is not None:
+            self._refused[link] = False
+            return [Send(link, ("full", session.next_sequence, *full.args)), *effects]
         return [Send(link, ("accepted", session.next_sequence)), *effects]
+
+    def waits(self, link: Link) -> list[Effect]:
+        """A client knows that a submit of it was refused."""
+        if link in self._refused:
+            self._refused[link] = True
+        return []
+
+    def _taken(self, session: Session, payloads: list[bytes]) -> tuple[list[bytes], ClusterFull | None]:
+        """Those of a submit's tasks for which there is room, and why the others are not taken."""
+        if session.nested:
+            return payloads, None
+        tasks, task_bytes = self._ledger.unfinished, self._ledger.task_bytes
+        if self._bounds.full(tasks + len(payloads) - 1, task_bytes + sum(map(len, payloads)) - 1) is None:
+            return payloads, None  # nearly always; a submit may have thousands
+        for number, payload in enumerate(payloads):
+            if (full := self._bounds.full(tasks, task_bytes)) is not None:
+                return payloads[:number], full
+            tasks, task_bytes = tasks + 1, task_bytes + len(payload)
+        return payloads, None
+
+    def tell_room(self) -> list[Effect]:
+        """Tell those of which something was refused that there is room again."""
+        if not self._refused or not self._bounds.roomy(self._ledger.unfinished, self._ledger.task_bytes):
+            return []
+        waiting = [link for link, knows in self._refused.items() if knows]
+        for link in waiting:
+            del self._refused[link]
+        return [Send(link, ("room",)) for link in waiting]
 
     def acknowledge(self, link: Link, sequences: list[int]) -> list[Effect]:
         session = self.find(link)
@@ -103,6 +143,18 @@ class Clients:
         """A worker has come or gone: clients cut their work by the number of slots, and tell a user who has none."""
         effects: list[Effect] = [Send(link, ("workers", *strength.values())) for link in self.by_link]
         return effects + self.tell_lacking(self._ledger.sessions.values(), workers)
+
+    def hold_absent(self) -> list[Effect]:
+        """Let the tasks of programs that are away wait while too much waits for these programs."""
+        absent = [session for session in self._ledger.sessions.values() if session.link is None and not session.nested]
+        waiting = sum(session.result_bytes for session in absent)
+        held = waiting > self._bounds.result_bytes
+        effects: list[Effect] = []
+        for session in absent:
+            if self._ledger.ready.hold(session.session_id, held) and held:
+                text = f"{waiting:,} bytes of results wait for absent programs; the tasks of {session.name} wait, too"
+                effects.append(Note("warning", text, {"session": session.session_id, "bytes": waiting}))
+        return effects
 
     def tell_lacking(self, sessions: Iterable[Session], workers: Iterable[frozenset[str]]) -> list[Effect]:
         """Tell clients what of theirs waits for labels that no worker has, when that has changed."""

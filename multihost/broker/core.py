@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
+from multihost.broker.bounds import Bounds
 from multihost.broker.clients import Clients
 from multihost.broker.events import (
     Called,
@@ -22,6 +23,7 @@ from multihost.broker.events import (
     Tick,
     WorkerCame,
 )
+from multihost.broker.explaining import Explainer
 from multihost.broker.ledger import Ledger
 from multihost.broker.members import Link, Session, Worker
 from multihost.broker.nested import Channels
@@ -42,7 +44,13 @@ class BrokerCore:
     """See the module. ``statistics`` is a plain dict because it crosses the wire."""
 
     def __init__(
-        self, lease_timeout: float, session_timeout: float, queues: list[str], queue_size: int = 0, epoch: float = 0.0
+        self,
+        lease_timeout: float,
+        session_timeout: float,
+        queues: list[str],
+        queue_size: int = 0,
+        epoch: float = 0.0,
+        bounds: Bounds | None = None,
     ) -> None:
         self._lease_timeout = lease_timeout  # seconds of silence after which a worker is lost
         self._session_timeout = session_timeout  # seconds a session waits for its client to come back
@@ -52,8 +60,10 @@ class BrokerCore:
         self._ledger = Ledger()
         for name in queues:
             self._add_queue(name)
-        self._clients = Clients(self._ledger)
+        self._bounds = bounds or Bounds()
+        self._clients = Clients(self._ledger, self._bounds)
         self._workers = Workers(self._ledger, self._clients)
+        self._explainer = Explainer(self._ledger, self._workers)
         self._channels = Channels(self._ledger, self._clients, self._workers, self._say, self._end_session)
         self._now = 0.0  # of the event that is being handled
         self._ticked: float | None = None
@@ -70,6 +80,7 @@ class BrokerCore:
         self._messages: dict[str, Callable[..., list[Effect]]] = {
             "blob": self._clients.blob,
             "submit": self._submit,
+            "waits": self._clients.waits,
             "acknowledge": self._clients.acknowledge,
             "cancel": self._cancel,
             "close": self._close,
@@ -85,6 +96,8 @@ class BrokerCore:
             "ping": self._ping,
             "heartbeat": self._ping,
             "ask": self._ask,
+            "explain": self._explain,
+            "find": self._find,
         }
 
     def handle(self, event: Event, now: float) -> list[Effect]:
@@ -92,7 +105,7 @@ class BrokerCore:
 
         A message that breaks the rules is not applied, nor what follows it in its batch; its connection is closed.
 
-        Raises: ProtocolError: a client came for a session that it cannot have.
+        Raises: ProtocolError: a client came for a session that it cannot have; ClusterFull: there are too many.
         """
         self._now = now
         return self._handlers[type(event)](event, now)
@@ -186,6 +199,9 @@ class BrokerCore:
         connection, session_id, limit, name, lifetime = event
         session = self._ledger.sessions.get(session_id)
         if session is None:
+            programs = sum(not session.nested for session in self._ledger.sessions.values())
+            if (full := self._bounds.full_of_sessions(programs)) is not None:
+                raise full
             session = self._ledger.begin(session_id, name, limit, lifetime, session_id, 0, "")
             self._clients.join(session, connection)
             return [Note("info", f"session began: {name}", {"session": session_id})]
@@ -195,7 +211,8 @@ class BrokerCore:
         if session.link is not None:
             effects.append(Close(session.link, "its client came back on another connection"))
             self._clients.leave(session)
-        return effects + self._clients.join(session, connection)
+        effects += self._clients.join(session, connection)
+        return effects + self._match()  # its tasks may have been held while it was away
 
     def _worker_came(self, event: WorkerCame, now: float) -> list[Effect]:
         connection, worker_id, name, slots, python, labels, holds, families, blobs = event
@@ -253,6 +270,7 @@ class BrokerCore:
             effects += self._give_up_awaited()
         for queue in self._queues.values():
             effects += queue.expire(now)
+        effects += self._clients.hold_absent()
         if due := self._ledger.delayed.due(self._wall_clock + _ROUNDING):
             self._ledger.release(due)
             sessions = [self._ledger.sessions[session_id] for session_id in due]
@@ -266,7 +284,8 @@ class BrokerCore:
 
     def _match(self) -> list[Effect]:
         """Grant what there is to those who want it, but nothing that has expired."""
-        return [*self._clients.expire(self._wall_clock + _ROUNDING), *self._workers.match()]
+        effects = self._clients.expire(self._wall_clock + _ROUNDING)
+        return [*effects, *self._workers.match(self._now), *self._clients.tell_room()]
 
     def _give_up_awaited(self) -> list[Effect]:
         """Some workers are not back since the master's restart, or without a session that a task of theirs had."""
@@ -340,6 +359,14 @@ class BrokerCore:
 
     def _ask(self, link: Link) -> list[Effect]:
         return [Send(link, ("statistics", self.statistics()))]
+
+    def _explain(self, link: Link, number: int, sequence: int) -> list[Effect]:
+        session = self._clients.find(link)
+        told = self._explainer.explain(session, sequence, self._now, self._wall_clock)
+        return [Send(link, ("explained", number, told))]
+
+    def _find(self, link: Link, prefix: str, sequence: int) -> list[Effect]:
+        return [Send(link, ("found", self._explainer.find(prefix, sequence, self._now, self._wall_clock)))]
 
     # --- ends --------------------------------------------------------------------------------------------------
 

@@ -39,6 +39,10 @@ class DelayedTasks:
                 names.setdefault(task.session, []).append(task.sequence)
         return names
 
+    def find(self, session: str, sequence: int) -> tuple[float, Task] | None:
+        """When it is due, and the task, if it is here."""
+        return self._tasks.get(session, {}).get(sequence)
+
     def next_due(self) -> float | None:
         return self._heap[0][0] if self._heap else None
 

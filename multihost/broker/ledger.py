@@ -72,7 +72,13 @@ class Ledger:
         self.leases = LeaseTable()
         self.blobs = BlobStore()
         self.counts = dict.fromkeys(COUNTS, 0)
+        self.task_bytes = 0  # of the payloads of tasks that have not ended
         self.records: list[Record] = []
+
+    @property
+    def unfinished(self) -> int:
+        """How many tasks have not ended."""
+        return self.counts["submitted"] - sum(self.counts[name] for name in _COUNT.values())
 
     def apply(self, name: str, *args: Any) -> None:
         """Do again what was recorded."""
@@ -115,6 +121,7 @@ class Ledger:
         for task in tasks:
             task.apply(TaskEvent.DROPPED)
             self.expiring.discard(task)
+            self.task_bytes -= len(task.payload)
         self.counts["cancelled"] += len(tasks)
         if not session.nested:
             ended.unused = self.blobs.release(session_id)
@@ -152,16 +159,17 @@ class Ledger:
         else:
             self.ready.extend(session_id, tasks)
         self.counts["submitted"] += len(tasks)
+        self.task_bytes += sum(map(len, payloads))
         return options
 
     @command
     def acknowledge(self, session_id: str, sequences: list[int]) -> None:
         session = self.sessions[session_id]
         for sequence in sequences:
-            if (
-                session.outcomes.pop(sequence, None) is not None
-            ):  # before its end, a chunk's parts may still be asked for
-                session.parts.pop(sequence, None)
+            # Before its end, a chunk's parts may still be asked for.
+            if (row := session.outcomes.pop(sequence, None)) is not None:
+                parts = session.parts.pop(sequence, ())
+                session.result_bytes -= len(row[2]) + sum(len(part[2]) for part in parts)
 
     @command
     def cancel(self, session_id: str, sequences: list[int], running: bool) -> tuple[list[Row], dict[str, list[int]]]:
@@ -197,7 +205,9 @@ class Ledger:
             task.done += count
             task.losses = ()  # they were of the item that has ended now
             row = (task.sequence, PART, content, whence)
-            self.sessions[task.session].parts.setdefault(task.sequence, []).append(row)
+            session = self.sessions[task.session]
+            session.parts.setdefault(task.sequence, []).append(row)
+            session.result_bytes += len(content)
             told.append((task.session, row))
         return told
 
@@ -287,7 +297,9 @@ class Ledger:
         if task.expires_at is not None:
             self.expiring.discard(task)
         self.counts[_COUNT[event]] += 1
+        self.task_bytes -= len(task.payload)
         row = session.outcomes[task.sequence] = (task.sequence, kind, content, whence)
+        session.result_bytes += len(content)
         return row
 
     def _stop(self, which: Callable[[Task], bool]) -> tuple[list[Task], dict[str, list[int]]]:

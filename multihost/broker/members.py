@@ -22,6 +22,7 @@ class Session:
     next_sequence: int = 0  # every lower number is a task that was accepted
     outcomes: dict[int, Row] = field(default_factory=dict)
     parts: dict[int, list[Row]] = field(default_factory=dict)  # what has come of chunks, in order
+    result_bytes: int = 0  # of the contents of all these rows
     # What the master knows only as long as it runs.
     link: Link | None = None
     left_at: float = 0.0  # when its client left

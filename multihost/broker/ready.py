@@ -25,6 +25,7 @@ class Line:
     depth: int  # 0: a program's own session
     limit: int | None
     leased: int = 0
+    held: bool = False  # whether none of them may be leased for now
     # By labels and priority, and then by sequence number, the next one first; no shelf is empty.
     shelves: dict[tuple[Labels, int], OrderedDict[int, Task]] = field(default_factory=dict)
     _taken: int = 0
@@ -35,10 +36,12 @@ class Line:
     @property
     def able(self) -> bool:
         """Whether any task may be leased now."""
-        return bool(self.shelves) and (self.limit is None or self.leased < self.limit)
+        return bool(self.shelves) and not self.held and (self.limit is None or self.leased < self.limit)
 
     def allowance(self, labels: Labels) -> int:
         """How many tasks may be leased now to a worker with these labels."""
+        if self.held:
+            return 0
         fitting = sum(len(shelf) for (wanted, _), shelf in self.shelves.items() if wanted <= labels)
         return fitting if self.limit is None else max(0, min(fitting, self.limit - self.leased))
 
@@ -192,6 +195,30 @@ class ReadyQueue:
             passed = 0 if run else passed + 1
             self._refresh(family)
         return taken
+
+    def find(self, session: str, sequence: int) -> tuple[int, Task] | None:
+        """How many of its session's tasks go before it, and the task, if it is here."""
+        shelves = self._lines[session].shelves
+        for (_, priority), shelf in shelves.items():
+            if (task := shelf.get(sequence)) is not None:
+                higher = sum(len(other) for (_, its), other in shelves.items() if its > priority)
+                return higher + next(place for place, number in enumerate(shelf) if number == sequence), task
+        return None
+
+    def hold(self, session: str, held: bool) -> bool:
+        """Lease none of a session's tasks for now, or lease them again; whether that is new."""
+        line = self._lines[session]
+        new, line.held = line.held != held, held
+        self._refresh(line.family)
+        return new
+
+    def is_held(self, session: str) -> bool:
+        return self._lines[session].held
+
+    def at_limit(self, session: str) -> bool:
+        """Whether as many of a session's tasks are leased as may be."""
+        line = self._lines[session]
+        return line.limit is not None and line.leased >= line.limit
 
     def tasks_of(self, session: str) -> list[Task]:
         """A session's queued tasks."""

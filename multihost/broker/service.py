@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from multihost.broker import events
+from multihost.broker.bounds import Bounds
 from multihost.broker.core import TICK_SECONDS, BrokerCore
 from multihost.broker.journal import Journal, open_journal
 from multihost.broker.queues import Reply
@@ -52,13 +53,15 @@ def make_server(
         queues=list(queues),
         queue_size=settings.queue_size,
         epoch=time.time() - time.monotonic(),
+        bounds=Bounds(settings.max_tasks, settings.max_task_bytes, settings.max_sessions, settings.max_result_bytes),
     )
     journal = open_journal(settings.journal, settings.journal_sync)
     try:
         _replay(journal, broker)
         keeps = settings.journal != MEMORY
         service = Service(broker, journal, keeps, settings.lease_timeout, settings.max_payload)
-        return Server(address, authkey, service, Limits(max_payload=settings.max_payload))
+        limits = Limits(max_payload=settings.max_payload, connections=settings.max_connections)
+        return Server(address, authkey, service, limits)
     except BaseException:
         journal.close()
         raise

@@ -117,12 +117,16 @@ def _session(ledger: Ledger, session_id: str, next_sequence: int) -> None:
 
 
 def _outcomes(ledger: Ledger, session_id: str, rows: list[Row]) -> None:
-    ledger.sessions[session_id].outcomes.update({row[0]: row for row in rows})
+    session = ledger.sessions[session_id]
+    session.outcomes.update({row[0]: row for row in rows})
+    session.result_bytes += sum(len(row[2]) for row in rows)
 
 
 def _parts(ledger: Ledger, session_id: str, rows: list[Row]) -> None:
+    session = ledger.sessions[session_id]
     for row in rows:
-        ledger.sessions[session_id].parts.setdefault(row[0], []).append(row)
+        session.parts.setdefault(row[0], []).append(row)
+        session.result_bytes += len(row[2])
 
 
 def _tasks(
@@ -138,6 +142,7 @@ def _tasks(
                 ledger.expiring.add(task)
         tasks.append(task)
     ledger.ready.extend(session_id, tasks)
+    ledger.task_bytes += sum(len(task.payload) for task in tasks)
 
 
 def _lease(ledger: Ledger, worker: str, token: int, session_id: str, sequence: int) -> None:

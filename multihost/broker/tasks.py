@@ -127,6 +127,7 @@ class Task:
     tries: int = 0  # how often it raised and was queued again
     done: int = 0  # how many items of a chunk have ended
     expires_at: float | None = None  # wall-clock time
+    leased_at: float | None = None  # on the clock of events; None: before a restart of the master
 
     @property
     def delivery(self) -> int:

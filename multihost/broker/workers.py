@@ -156,7 +156,7 @@ class Workers:
 
     # --- what they are told ------------------------------------------------------------------------------------
 
-    def match(self) -> list[Effect]:
+    def match(self, now: float) -> list[Effect]:
         """Grant ready tasks to the workers that want some, evenly, the one that has waited longest first."""
         effects: list[Effect] = []
         ready = self._ledger.ready
@@ -172,7 +172,7 @@ class Workers:
             self._note_hunger(worker)
             passed = 0 if tasks else passed + 1
             for _, run in groupby(tasks, key=_BATCH):
-                effects += self._grant(worker, list(run))
+                effects += self._grant(worker, list(run), now)
         return effects
 
     def stop(self, tokens: dict[str, list[int]]) -> list[Effect]:
@@ -221,7 +221,7 @@ class Workers:
 
     # --- the rules ---------------------------------------------------------------------------------------------
 
-    def _grant(self, worker: Worker, tasks: list[Task]) -> list[Effect]:
+    def _grant(self, worker: Worker, tasks: list[Task], now: float) -> list[Effect]:
         """Tasks that are alike."""
         effects: list[Effect] = []
         task = tasks[0]
@@ -232,6 +232,8 @@ class Workers:
             effects.append(Send(worker.connection, ("blob", blob_id, content)))
         first = self._ledger.grant(worker.worker_id, tasks)
         granted = [(token, task.payload) for token, task in enumerate(tasks, first)]
+        for task in tasks:
+            task.leased_at = now
         options = dict(task.options.for_worker)
         if task.done:
             options["done"] = task.done

@@ -27,6 +27,7 @@ class Pending:
     options: dict[str, object]  # as they travel; one object for all calls that were made with the same
     payload: bytes
     since: float = 0.0  # when the call was made, if its options ask for that
+    patient: bool = False  # whether it waits here while the master is full, rather than fail
 
 
 @dataclass(slots=True)
@@ -41,14 +42,25 @@ class ClientCore:
     _unsent: OrderedDict[int, None] = field(default_factory=OrderedDict)  # numbers, those to send first in front
     _blobs: dict[str, Blob] = field(default_factory=dict)
     _blobs_sent: set[str] = field(default_factory=set)
+    full: bool = False  # whether the master takes no more, until it says otherwise
+    _heard: bool = False  # that it is full: it is to be told so
     _awaited: int = -1  # the highest number in the batches that are not accepted yet; -1: none is under way
     _lone: bool = False  # whether that is one task, with none under way before it
     _finished: list[int] = field(default_factory=list)  # outcomes that came and are not acknowledged
     _finished_bytes: int = 0
+    _questions: dict[int, int] = field(default_factory=dict)  # why a task is where it is: question -> task
+    _questions_sent: set[int] = field(default_factory=set)
     _cancels: dict[int, bool] = field(default_factory=dict)  # to be cancelled (even when running), until answered
     _cancels_sent: set[int] = field(default_factory=set)
 
-    def add(self, blobs: list[Blob], options: dict[str, object], payload: bytes, since: float = 0.0) -> int:
+    def add(
+        self,
+        blobs: list[Blob],
+        options: dict[str, object],
+        payload: bytes,
+        since: float = 0.0,
+        patient: bool = False,
+    ) -> int:
         """A new task of the function that is the last of ``blobs``; its sequence number.
 
         ``since`` is when the call was made, on the clock of ``next_batch``, for options that count from then on.
@@ -57,7 +69,7 @@ class ClientCore:
         if function_id not in self._blobs:
             self._blobs |= {blob.blob_id: blob for blob in blobs}
         sequence = next(self._numbers)
-        self.pending[sequence] = Pending(function_id, options, payload, since)
+        self.pending[sequence] = Pending(function_id, options, payload, since, patient)
         self._unsent[sequence] = None
         return sequence
 
@@ -74,13 +86,20 @@ class ClientCore:
 
     def next_batch(self, now: float) -> list[Message]:
         """What to send at ``now``; empty while the last batch is not accepted and nothing else is to be said."""
-        batch = self._submits(now) if self._unsent and (self._awaited < 0 or self._lone) else []
+        may_send = self._unsent and not self.full and (self._awaited < 0 or self._lone)
+        batch = self._submits(now) if may_send else []
+        if self._heard:
+            self._heard, batch = False, [("waits",), *batch]
         if len(self._cancels) > len(self._cancels_sent):
             unasked = sorted(self._cancels.keys() - self._cancels_sent)
             self._cancels_sent.update(unasked)
             for running in (False, True):
                 if these := [sequence for sequence in unasked if self._cancels[sequence] is running]:
                     batch = [*batch, ("cancel", these, running)]
+        if len(self._questions) > len(self._questions_sent):
+            unasked = sorted(self._questions.keys() - self._questions_sent)
+            self._questions_sent.update(unasked)
+            batch = [*batch, *(("explain", question, self._questions[question]) for question in unasked)]
         many = len(self._finished) >= _MAX_UNACKNOWLEDGED or self._finished_bytes >= _MAX_UNACKNOWLEDGED_BYTES
         return [*self.acknowledgement(), *batch] if batch or many else []
 
@@ -97,6 +116,18 @@ class ClientCore:
             self._cancels.pop(sequence, None)
         self._cancels_sent.difference_update(sequences)
 
+    def ask(self, question: int, sequence: int) -> None:
+        """Ask the master why a task is where it is; ``question`` is a number of that question's own."""
+        self._questions[question] = sequence
+
+    def answered(self, question: int) -> None:
+        """It was answered, or its answer is not waited for any more."""
+        self._questions.pop(question, None)
+        self._questions_sent.discard(question)
+
+    def is_unsent(self, sequence: int) -> bool:
+        return sequence in self._unsent
+
     def acknowledgement(self) -> list[Message]:
         """Acknowledge whatever has gathered."""
         finished, self._finished, self._finished_bytes = self._finished, [], 0
@@ -107,6 +138,22 @@ class ClientCore:
         if below > self._awaited:
             self._awaited, self._lone = -1, False
 
+    def refused(self, below: int) -> list[int]:
+        """The master is full, and has only the tasks below this number; those that fail for it, and are forgotten.
+
+        Whatever is under way is refused, for the master takes nothing until it is told that we know.
+        """
+        refused = [number for number in range(below, self._awaited + 1) if number in self.pending]
+        self._awaited, self._lone, self.full, self._heard = -1, False, True, True
+        for number in reversed(refused):
+            self._unsent[number] = None
+            self._unsent.move_to_end(number, last=False)
+        return self.withdraw([number for number in self._unsent if not self.pending[number].patient])
+
+    def room(self) -> None:
+        """The master takes more."""
+        self.full = False
+
     def finished(self, sequence: int, size_bytes: int) -> Pending | None:
         """An outcome of that size came; the task, or None if its outcome had come before."""
         self.accepted(sequence + 1)  # as the master takes them in order
@@ -116,12 +163,16 @@ class ClientCore:
 
     def reconnected(self, known: bool, accepted: int) -> None:
         """A new connection: ``accepted`` as the master says; unless it is ``known`` there, the session starts anew."""
-        self._awaited, self._lone = -1, False
+        self._awaited, self._lone, self.full, self._heard = -1, False, False, False
         self._blobs_sent.clear()  # whatever was under way, blobs too, may have been lost with the connection
         self._cancels = {sequence: how for sequence, how in self._cancels.items() if sequence in self.pending}
         self._cancels_sent.clear()
+        self._questions_sent.clear()
         if not known:
             accepted = 0
+        # What the master may have taken once does not fail because it, or the next one, is full.
+        for sequence in self.pending.keys() - self._unsent.keys():
+            self.pending[sequence].patient = True
         self._unsent = OrderedDict.fromkeys(sequence for sequence in self.pending if sequence >= accepted)
 
     def _submits(self, now: float) -> list[Message]:

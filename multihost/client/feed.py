@@ -11,6 +11,7 @@ from typing import Any
 from multihost.client.plan import Plan
 from multihost.client.results import Window
 from multihost.client.session import Prepared, Session
+from multihost.explain import Explanation
 from multihost.options import Options
 from multihost.payload import Outcomes
 
@@ -67,6 +68,10 @@ class Singles:
         self._cancelled = running or bool(self._cancelled)
         return bool(self._session.cancel(list(self._sequences), running))
 
+    def explain(self) -> Explanation:
+        """Of the first item that has not ended."""
+        return self._session.explain(list(self._sequences))
+
     def _submit(self, index: int, item: Any) -> None:
         try:
             args = tuple(item) if self._star else (item,)
@@ -74,7 +79,7 @@ class Singles:
             self._arrived(index, Outcomes.failed(error, 1))
             return
         ended = partial(self._ended, index)
-        sequence = self._session.submit(self._function, args, {}, ended, self._options)
+        sequence = self._session.submit(self._function, args, {}, ended, self._options, patient=True)
         self._sequences.append(sequence)
         if self._cancelled is not None:  # while it was submitted
             self._session.cancel([sequence], self._cancelled)
@@ -131,6 +136,12 @@ class Chunks:
         if rest:
             self._arrived(rest.start, Outcomes.failed(CancelledError(), len(rest)))
         return bool(self._session.cancel(sequences, running)) or bool(rest)
+
+    def explain(self) -> Explanation:
+        """Of the first chunk that has not ended."""
+        with self._lock:
+            sequences = [sequence for some in self._sequences.values() for sequence in some]
+        return self._session.explain(sequences)
 
     def _submit_some(self, first: bool = False) -> None:
         """Submit chunks until enough are under way.
@@ -259,7 +270,8 @@ class Stream:
         try:
             if each_alone(self._options):
                 for index, item in enumerate(items, first):
-                    self._session.submit(self._function, (item,), {}, partial(self._single, index), self._options)
+                    single = partial(self._single, index)
+                    self._session.submit(self._function, (item,), {}, single, self._options, patient=True)
             else:
                 self._session.submit_chunk(self._function, items, False, partial(self._part, first), self._options)
         except Exception as error:  # the session has ended

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing import TimeoutError
 from typing import Any, Generic, Protocol, TypeVar
 
+from multihost.explain import Explanation
 from multihost.payload import Outcomes
 
 T = TypeVar("T")
@@ -31,6 +32,16 @@ class Calls(Protocol):
     def check_process(self) -> None: ...
 
 
+class UnderWay(Protocol):
+    """A call that has no outcome yet, or the calls of a map."""
+
+    def cancel(self, running: bool) -> bool:
+        """Cancel it, with ``running`` even what runs; whether anything was."""
+
+    def explain(self) -> Explanation:
+        """Where it is; asks the master."""
+
+
 class Bar(Protocol):
     """What shows how far a call has come."""
 
@@ -45,10 +56,10 @@ class AsyncResult(Generic[T]):
     __slots__ = (
         "__weakref__",
         "_callback",
-        "_cancel",
         "_error_callback",
         "_pool",
         "_success",
+        "_under_way",
         "_value",
         "_waiters",
     )
@@ -64,7 +75,7 @@ class AsyncResult(Generic[T]):
         self._success: bool | None = None  # None: the call has not ended
         self._value: Any = None
         self._callback, self._error_callback = callback, error_callback
-        self._cancel: Callable[[bool], bool] | None = None  # cancels the call, with True even when it runs
+        self._under_way: UnderWay | None = None
         pool.begin()
 
     def ready(self) -> bool:
@@ -119,17 +130,29 @@ class AsyncResult(Generic[T]):
 
     def cancel(self) -> bool:
         """Cancel what no worker has yet; whether anything was. Beyond the standard library."""
-        return not self.ready() and self._cancel is not None and self._cancel(False)
+        return not self.ready() and self._under_way is not None and self._under_way.cancel(False)
 
     def terminate(self) -> bool:
         """Cancel the call, and stop it if it runs; whether anything was cancelled. Beyond the standard library."""
-        return not self.ready() and self._cancel is not None and self._cancel(True)
+        return not self.ready() and self._under_way is not None and self._under_way.cancel(True)
+
+    def explain(self) -> Explanation:
+        """Why the call, or the first item of a map that has not ended, is not done yet. Beyond the standard library.
+
+        Waits for the master's answer, 10 s at most; in a callback it does not.
+        """
+        under_way = self._under_way
+        if under_way is not None and not self.ready():
+            told = under_way.explain()
+            if not self.ready():
+                return told
+        return Explanation("ended", "result" if self._success else "error")
 
     def _set(self, success: bool, value: object) -> None:
         self._value = value
         callback = self._callback if success else self._error_callback
         pool, self._pool = self._pool, None
-        self._callback = self._error_callback = self._cancel = None  # and with them what they hold
+        self._callback = self._error_callback = self._under_way = None  # and with them what they hold
         try:
             if callback is not None:
                 callback(value)  # type: ignore[arg-type]

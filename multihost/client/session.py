@@ -16,6 +16,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
+from functools import partial
+from itertools import count
 from multiprocessing import AuthenticationError
 from typing import Any, NamedTuple
 
@@ -23,7 +25,8 @@ from multihost.client.chunk import Chunk, PartCallback, wire_options
 from multihost.client.code import Blob, CodeBook, Initializer
 from multihost.client.core import ClientCore, Pending
 from multihost.enclosing import Door, Link
-from multihost.errors import ClientClosed, ForkedClient, MultihostError, ProtocolError, TaskTooLarge
+from multihost.errors import ClientClosed, ClusterFull, ForkedClient, MultihostError, ProtocolError, TaskTooLarge
+from multihost.explain import Explanation
 from multihost.options import PLAIN, Options
 from multihost.payload import dumps, load_error, loads
 from multihost.settings import Address
@@ -98,6 +101,9 @@ class Session:
         self._verdicts: dict[int, bool] = {}  # what the master said
         self._sending = False  # whether some thread is sending right now; it also sends what comes meanwhile
         self._error: BaseException | None = None  # why the session ended
+        self._questions = count()
+        self._explained: dict[int, dict[str, Any]] = {}  # the master's answers
+        self._full: ClusterFull | None = None  # what the master said last when it was full
         self._ended = threading.Event()
         self._connection: Link | None = None
         self._attached = 0.0  # when it began, in monotonic seconds
@@ -136,11 +142,13 @@ class Session:
         kwds: dict[str, object],
         callback: Callback,
         options: Options = PLAIN,
+        patient: bool = False,
     ) -> int:
         """Queue a call; its sequence number. ``callback`` gets its outcome.
 
-        What cannot be sent fails through the callback, too, and has no number (-1). Blocks while this side holds too
-        many tasks that the master has not accepted.
+        While the master is full, the call waits here if it is ``patient``, and otherwise fails with ``ClusterFull``.
+        What fails so, or cannot be sent, fails through the callback, too, and may have no number (-1). Blocks while
+        this side holds too many tasks that the master has not accepted.
         Raises: the error that ended the session; ForkedClient.
         """
         if os.getpid() != self._process:
@@ -150,7 +158,7 @@ class Session:
         except (Exception, SystemExit) as unsendable:
             _deliver(callback, False, _not_sent(unsendable, function.name))
             return -1
-        return self._add(function, options.wire, payload, callback, _made_at(options))
+        return self._add(function, options.wire, payload, callback, _made_at(options), patient)
 
     def submit_chunk(
         self,
@@ -181,7 +189,7 @@ class Session:
                 for sequence in self.submit_chunk(function, some, star, _shifted(callback, start), options)
             ]
         since = _made_at(options)
-        return [self._add(function, wire_options(options, star), payload, Chunk(len(items), callback), since)]
+        return [self._add(function, wire_options(options, star), payload, Chunk(len(items), callback), since, True)]
 
     def _pickled(self, function: Prepared, arguments: object) -> bytes:
         if function.error is not None:
@@ -198,17 +206,23 @@ class Session:
         payload: bytes,
         callback: Callback | Chunk,
         since: float,
+        patient: bool,
     ) -> int:
         with self._lock:
             if self._core.unsent >= _MAX_UNSENT:
-                self._wait_for_room()
+                self._wait_for_room(patient)
             if self._error is not None:
                 raise self._error
-            sequence = self._core.add(function.blobs, options, payload, since)
-            self._names.setdefault(function.blobs[-1].blob_id, function.name)
-            self._callbacks[sequence] = callback
-            alone = self._workers == 0 and len(self._callbacks) == 1
-            parcel = self._next_parcel()
+            full = self._full if self._core.full and not patient else None
+            if full is None:
+                sequence = self._core.add(function.blobs, options, payload, since, patient)
+                self._names.setdefault(function.blobs[-1].blob_id, function.name)
+                self._callbacks[sequence] = callback
+                alone = self._workers == 0 and len(self._callbacks) == 1
+                parcel = self._next_parcel()
+        if full is not None:
+            _fail(callback, full)
+            return -1
         if alone:
             self._warn_of_no_worker()
         if parcel is not None:
@@ -246,13 +260,37 @@ class Session:
                 self._verdicts.pop(sequence, None)
         return withdrawn | cancelled
 
-    def _wait_for_room(self) -> None:
+    def explain(self, sequences: Iterable[int]) -> Explanation:
+        """Where the first of these tasks is that has not ended, and why; waits for the master's word, 10 s at most."""
+        question = next(self._questions)
+        with self._lock:
+            left = [sequence for sequence in sequences if sequence in self._callbacks]
+            if not left:
+                return Explanation("here", "unsent") if self._error is None else Explanation("ended", "error")
+            sequence = min(left)
+            unsent, name = self._core.is_unsent(sequence), str(self._info["session"])
+            here = partial(Explanation, "here", task=sequence, session=name)
+            if self._connection is None:
+                return here("unreachable")
+            if unsent:
+                return here("full" if self._core.full else "unsent")
+            if threading.current_thread() is self._receiver:
+                return Explanation("unknown", "callback", sequence, name)
+            self._core.ask(question, sequence)
+        self._send_waiting()
+        with self._changed:
+            self._changed.wait_for(lambda: self._error or question in self._explained, _CANCEL_SECONDS)
+            self._core.answered(question)
+            plain = self._explained.pop(question, None)
+        return Explanation("unknown", "silent", sequence, name) if plain is None else Explanation.of(plain)
+
+    def _wait_for_room(self, patient: bool) -> None:
         """Wait until fewer tasks are unsent; under the lock.
 
         A callback that submits runs in the receiving thread: it must not wait for what only it can bring about.
         """
         while self._core.unsent >= _MAX_UNSENT and threading.current_thread() is not self._receiver:
-            if self._error is not None:
+            if self._error is not None or (self._core.full and not patient):
                 return
             self._changed.wait()
 
@@ -345,6 +383,15 @@ class Session:
                     with self._changed:
                         self._core.accepted(below)
                         self._changed.notify_all()
+                case ("full", below, what, limit, setting):
+                    self._refused(below, ClusterFull(what, limit, setting))
+                case ("room",):
+                    with self._lock:
+                        self._core.room()
+                case ("explained", question, plain):
+                    with self._changed:
+                        self._explained[question] = plain
+                        self._changed.notify_all()
                 case ("outcomes", outcomes):
                     self._take(outcomes)
                 case ("too_late", sequences):
@@ -359,6 +406,15 @@ class Session:
                     self._warn_of_lacking(labels)
                 case _:
                     pass  # a pong
+
+    def _refused(self, below: int, error: ClusterFull) -> None:
+        """The master is full: what cannot wait fails."""
+        with self._changed:
+            self._full = error
+            callbacks = [self._callbacks.pop(sequence) for sequence in self._core.refused(below)]
+            self._changed.notify_all()
+        for callback in callbacks:
+            _fail(callback, error)
 
     def _take(self, outcomes: list[tuple[int, str, bytes, str]]) -> None:
         fresh: list[tuple[Callback | Chunk, str, bytes, str]] = []

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from multihost.errors import MasterUnreachable, ProtocolError
+from multihost.errors import ClusterFull, MasterUnreachable, ProtocolError
 from multihost.payload import PYTHON_MINOR
 from multihost.settings import Address
 from multihost.wire import messages, sockets
@@ -128,7 +128,7 @@ class Connection:
     def hello(self, role: str, info: dict[str, object], deadline: float) -> dict[str, object]:
         """Turn the connection into a link of ``role``; what the master answers.
 
-        Raises: ProtocolError: the master refused, for the reason given; ConnectionError.
+        Raises: ProtocolError: the master refused, for the reason given; ClusterFull; ConnectionError.
         """
         info = {"version": messages.PROTOCOL_VERSION, "python": PYTHON_MINOR, **info}
         self.send((None, "hello", (role, info), {}))
@@ -138,6 +138,8 @@ class Connection:
                 return welcome
             case ("#LATER", str(reason)):
                 raise ConnectionError(reason)
+            case ("#FULL", (str(what), int(limit), str(setting))):
+                raise ClusterFull(what, limit, setting)
             case _:
                 raise ProtocolError(f"the master refused this {role}: {str(answer)[:500]}")
 
@@ -226,7 +228,7 @@ def attach(
 
     Raises:
         MasterUnreachable: no master answered until then.
-        AuthenticationError, ProtocolError: the master refused, which more attempts would not change.
+        AuthenticationError, ProtocolError, ClusterFull: the master refused, which more attempts would not change.
         GivenUp: ``give_up`` was set meanwhile.
     """
     deadline = time.monotonic() + timeout

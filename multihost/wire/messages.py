@@ -55,10 +55,13 @@ ROLES: dict[str, dict[str, tuple[Check, ...]]] = {
         "blob": (_a(str), _a(bytes), _tuple_of(str)),  # blob id, content, ids of the blobs it needs
         # First sequence number, function id, options (see broker.tasks), payloads.
         "submit": (_a(int), _a(str), _a(dict), _list_of(bytes)),
+        # It knows that a submit was refused. Until it says so the master takes none, then tells it of "room".
+        "waits": (),
         "acknowledge": (_list_of(int),),  # sequence numbers whose outcomes have arrived
         # Sequence numbers, and whether those that a worker has are to be stopped, too. "too_late" names those that were
         # not cancelled.
         "cancel": (_list_of(int), _a(bool)),
+        "explain": (_a(int), _a(int)),  # the question's number, sequence number; "explained" answers it
         "ping": (),
         "close": (),  # the session ends: its tasks are cancelled
     },
@@ -75,7 +78,10 @@ ROLES: dict[str, dict[str, tuple[Check, ...]]] = {
         "drain": (),  # no more leases, please
         "heartbeat": (),
     },
-    "monitor": {"ask": ()},
+    "monitor": {
+        "ask": (),
+        "find": (_a(str), _a(int)),  # how the ids of sessions begin, sequence number
+    },
 }
 # What a child process may say to its worker. It does not say "lost", and the master would cut off the whole worker for
 # a kind that it does not know.

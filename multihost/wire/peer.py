@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from multiprocessing import AuthenticationError
 from typing import TYPE_CHECKING, Protocol
 
-from multihost.errors import JournalFull, ProtocolError
+from multihost.errors import ClusterFull, JournalFull, ProtocolError
 from multihost.wire import messages, sockets
 from multihost.wire.frames import Buffer, FrameReader, frame
 from multihost.wire.handshake import FAILURE, MAX_HANDSHAKE_FRAME, ServerHandshake
@@ -39,7 +39,7 @@ class Handler(Protocol):
     def hello(self, peer: "Peer", role: str, info: dict[str, object]) -> object:
         """A peer of ours opens its link; what is returned is its answer.
 
-        Raises: ProtocolError: it is refused. JournalFull: not now, it may try again.
+        Raises: ProtocolError: it is refused. JournalFull: not now, it may try again. ClusterFull: there are too many.
         """
 
     def said(self, peer: int, batch: list[messages.Message]) -> None:
@@ -169,6 +169,9 @@ class Peer(asyncio.BufferedProtocol):
             self.reply("#TRACEBACK", f"{name[:80]!r} is not served; multihost has no request of that name")
         elif name == "hello":
             self._hello(*args)
+        elif (full := self._server.full) is not None:
+            self.reply("#ERROR", ConnectionRefusedError(str(full)))
+            self.close()
         elif name == "accept_connection":
             self._receive = self._receive_call
             self.reply("#RETURN", None)
@@ -218,7 +221,13 @@ class Peer(asyncio.BufferedProtocol):
             case _:
                 raise ProtocolError(f"a hello names one of the roles {', '.join(messages.ROLES)}")
         try:
+            if role == "client" and (full := self._server.full) is not None:
+                raise full
             answer = self._handler.hello(self, role, info)
+        except ClusterFull as error:
+            self.reply("#FULL", error.args)
+            self.close()
+            return
         except (ProtocolError, JournalFull) as error:
             self.reply("#LATER" if isinstance(error, JournalFull) else "#ERROR", str(error))
             self.close()

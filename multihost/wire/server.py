@@ -11,6 +11,7 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
+from multihost.errors import ClusterFull
 from multihost.logs import Seldom
 from multihost.settings import Address
 from multihost.wire.doorway import Doorway
@@ -30,6 +31,7 @@ class Limits:
     pending_per_address: int = 128
     handshake_seconds: float = 10.0
     max_payload: int = 256 * 1024 * 1024
+    connections: int = 10_000  # of clients, ours and the standard library's; workers and watchers may always come
 
 
 class Server:
@@ -92,6 +94,13 @@ class Server:
         """A stranger has proved that he knows the key."""
         self._doorway.leave(peer)
         self.peers[peer.number] = peer
+
+    @property
+    def full(self) -> ClusterFull | None:
+        """Why no client is let in any more; who asks is among the peers already."""
+        if len(self.peers) <= self.limits.connections:
+            return None
+        return ClusterFull("connections", self.limits.connections, "MULTIHOST_MAX_CONNECTIONS")
 
     def refused(self, peer: Peer, reason: str) -> None:
         """A stranger was turned away."""

@@ -63,6 +63,8 @@ class _Checker:
     def _may_end(self, submit: Submit, call: Call, told: Told) -> bool:
         if told.verdict == "CancelledError":
             return submit.plan.name in self._cancelling
+        if told.verdict == "ClusterFull":  # a chunk waits for room
+            return not submit.plan.chunk and not self._starts[call.name]
         if told.verdict == "TaskExpired":
             return self._may_expire(submit, call, told)
         if told.verdict == "WorkerDied" and not self._calm:
@@ -88,7 +90,7 @@ class _Checker:
             self._demand(bool(starts), "I4", f"{call.name} has an outcome and never ran")
         if self._calm:
             expected = _calm_end(submit, call)[1]
-            cancelled = told is None or told.verdict in ("CancelledError", "TaskExpired")
+            cancelled = told is None or told.verdict in ("CancelledError", "TaskExpired", "ClusterFull")
             right = len(starts) <= expected if cancelled else len(starts) == expected
             self._demand(right, "I4", f"{call.name} ran {len(starts)} times without any fault, not {expected}")
         lives = max(1, len(self._ledger.begun.get(submit.session, [])))

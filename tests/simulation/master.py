@@ -5,6 +5,7 @@ from itertools import count
 from typing import Any, Protocol
 
 from multihost.broker import events
+from multihost.broker.bounds import Bounds
 from multihost.broker.core import TICK_SECONDS, BrokerCore
 from multihost.broker.records import decode, encode
 from multihost.errors import ProtocolError
@@ -37,10 +38,11 @@ class Memory:
 
     lease_timeout: float
     session_timeout: float
+    bounds: Bounds
     keeps: bool = False
 
     def start(self, now: float) -> BrokerCore:
-        return BrokerCore(self.lease_timeout, self.session_timeout, [])
+        return BrokerCore(self.lease_timeout, self.session_timeout, [], bounds=self.bounds)
 
     def commit(self, core: BrokerCore) -> None:
         pass
@@ -52,12 +54,13 @@ class Journal:
 
     lease_timeout: float
     session_timeout: float
+    bounds: Bounds
     keeps: bool = True
     rows: list[bytes] = field(default_factory=list)
     _commits: int = 0
 
     def start(self, now: float) -> BrokerCore:
-        core = BrokerCore(self.lease_timeout, self.session_timeout, [])
+        core = BrokerCore(self.lease_timeout, self.session_timeout, [], bounds=self.bounds)
         for row in self.rows:
             for record in decode(row):
                 core.replay(*record)  # type: ignore[misc]

@@ -131,11 +131,11 @@ def repeats_chunks() -> contextlib.AbstractContextManager[None]:
     """A chunk that is delivered again begins with its first item."""
 
     def make(grant: Any) -> Any:
-        def forgetful(workers: Any, worker: Any, tasks: list[Any]) -> Any:
+        def forgetful(workers: Any, worker: Any, tasks: list[Any], *rest: Any) -> Any:
             done = tasks[0].done
             tasks[0].done = 0
             try:
-                return grant(workers, worker, tasks)
+                return grant(workers, worker, tasks, *rest)
             finally:
                 tasks[0].done = done
 

@@ -10,7 +10,7 @@ from typing import Any
 from multihost.client.chunk import Chunk, PartCallback
 from multihost.client.code import Blob
 from multihost.client.core import ClientCore
-from multihost.errors import WorkerDied
+from multihost.errors import ClusterFull, WorkerDied
 from multihost.payload import Outcomes, content_id, load_error
 from multihost.wire.messages import CANCELLED, PART, Message
 from tests.simulation.records import Cancel, ClientLog, Plan, Submit, Told
@@ -69,7 +69,12 @@ class Session:
 
     def submit(self, plan: Plan) -> None:
         blobs = [ARCHIVE, FUNCTIONS[plan.function]]
-        sequence = self._core.add(blobs, self._wire_options(plan), plan.name.encode(), self._world.now)
+        if self._core.full and not plan.chunk:
+            self._log.submits[plan.name] = Submit(plan, self.name, -1, self._world.now)
+            self._log.told[plan.calls[0].name] = [Told("ClusterFull", "", self._world.now)]
+            return
+        since = self._world.now if plan.delay or plan.expires is not None else 0.0
+        sequence = self._core.add(blobs, self._wire_options(plan), plan.name.encode(), since, patient=plan.chunk)
         self._plans[sequence], self._names[sequence] = plan, plan.name
         if plan.chunk:
             self._chunks[sequence] = Chunk(len(plan.calls), self._items_ended(plan))
@@ -148,6 +153,11 @@ class Session:
             match message:
                 case ("accepted", below):
                     self._core.accepted(below)
+                case ("full", below, *args):
+                    for sequence in self._core.refused(below):
+                        self._fail(sequence, ClusterFull(*args))
+                case ("room",):
+                    self._core.room()
                 case ("outcomes", rows):
                     self._take(rows)
                 case ("too_late", sequences):

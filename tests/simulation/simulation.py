@@ -9,6 +9,7 @@ import hashlib
 import traceback
 from dataclasses import dataclass, field
 
+from multihost.broker.bounds import Bounds
 from tests.simulation.checker import check
 from tests.simulation.client import Client
 from tests.simulation.master import Journal, Master, Memory
@@ -75,7 +76,10 @@ class Simulation:
         self._latency = chance.choice(((0.0001, 0.0002), (0.0005, 0.003), (0.01, 0.1), (0.1, 0.2)))
         self._seconds = chance.choice((2.0, 8.0, 25.0))  # of faults and of submits
         self.log = ClientLog()
-        disk = (Journal if seed % 2 else Memory)(self._lease_timeout, self._session_timeout)
+        bounds = Bounds()
+        if chance.random() < 0.15:
+            bounds = Bounds(tasks=chance.choice((1, 5, 20)), result_bytes=chance.choice((1, 100)))
+        disk = (Journal if seed % 2 else Memory)(self._lease_timeout, self._session_timeout, bounds)
         host = Host("master", (0.0, 0.0))
         self.master = Master(self.world, host, disk, self._lease_timeout, checked)
         self.network = self.master.network = Network(self.world, host)

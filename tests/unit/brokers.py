@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from multihost.broker.bounds import Bounds
 from multihost.broker.core import BrokerCore
 from multihost.broker.events import (
     Called,
@@ -32,8 +33,8 @@ QUEUES, QUEUE_SIZE = ["get_task_queue", "get_result_queue"], 2
 EPOCH = 1_700_000_000.25
 
 
-def make_core() -> BrokerCore:
-    return BrokerCore(LEASE_TIMEOUT, SESSION_TIMEOUT, QUEUES, QUEUE_SIZE, EPOCH)
+def make_core(bounds: Bounds | None = None) -> BrokerCore:
+    return BrokerCore(LEASE_TIMEOUT, SESSION_TIMEOUT, QUEUES, QUEUE_SIZE, EPOCH, bounds)
 
 
 def replayed(records: Iterable[Record]) -> BrokerCore:
@@ -308,6 +309,9 @@ def check_invariants(core: BrokerCore, restarted: bool = False) -> None:
     assert ledger.expiring._tasks == {task for task in queued if task.expires_at is not None and not task.begun}
     assert ledger.expiring._tasks <= {task for _, _, task in ledger.expiring._heap}
 
+    tasks = queued + [task for _, _, task in leased]
+    assert (ledger.unfinished, ledger.task_bytes) == (len(tasks), sum(len(task.payload) for task in tasks))
+
     # None is lost from the counts.
     counts = core.statistics()
     ended = ("queued", "leased", "done", "failed", "dead", "cancelled", "expired")
@@ -355,6 +359,11 @@ def check_invariants(core: BrokerCore, restarted: bool = False) -> None:
     }
     assert {link[0] for link in core._clients.by_link if isinstance(link, tuple)} <= set(workers.by_connection)
     assert all(isinstance(s.link, tuple) or (awaited and s.link is None) for s in sessions.values() if s.nested)
+
+    # What waits for clients is counted; who is here is not held for what waits for others.
+    for name, session in sessions.items():
+        assert session.result_bytes == sum(len(row[2]) for row in session.all_rows())
+        assert session.link is None or not lines[name].held
 
     # What came of a chunk is kept until its client has acknowledged the whole.
     unfinished = {(task.session, task.sequence) for task in (*queued, *(task for _, _, task in leased))}

@@ -34,6 +34,8 @@ def test_help_tells_how_to_run_a_script(
     ("arguments", "message"),
     [
         (["walk"], "No such command 'walk'"),
+        (["explain", "twelve"], "'twelve' is no task"),
+        (["explain", "abc/-1"], "'abc/-1' is no task"),
         (["run"], "Missing argument 'SCRIPT'"),
         (["run", "--authkey", "secret", "script.py"], "No such option"),
     ],

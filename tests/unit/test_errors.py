@@ -26,6 +26,7 @@ EXAMPLES: dict[type[BaseException], BaseException] = {
         errors.TaskTimeout(2.5, "w1", True, "in line 7", "line 6"),
         errors.TaskExpired(60.0),
         errors.TaskOutOfMemory(64 << 20, "w1", True, 70 << 20, "", "line 6"),
+        errors.ClusterFull("tasks", 1000, "MULTIHOST_MAX_TASKS"),
         errors.WorkerDied(["worker a was lost", Death("killed by SIGKILL", worker="b", output="line 6").encode()]),
         errors.CodeNotFound("numpy", "worker-3", "No module named 'numpy'"),
         errors.PythonMismatch("3.11", "3.13"),

@@ -45,8 +45,16 @@ class Session:
             return [len(self.chunks) - 1]
 
     def submit(
-        self, function: Prepared, args: Any, kwds: Any, callback: Callable[[bool, object], None], options: Options
+        self,
+        function: Prepared,
+        args: Any,
+        kwds: Any,
+        callback: Callable[[bool, object], None],
+        options: Options,
+        patient: bool,
     ) -> int:
+        assert patient, "a map waits for room"
+
         def part(index: int, outcomes: Outcomes, seconds: float, size_bytes: int) -> None:
             callback(*outcomes.pairs()[0])
 
@@ -214,12 +222,12 @@ def test_a_session_that_ends_in_the_middle_is_the_outcome_of_the_items_not_submi
     feeding = singles(session, items(), arrived)
     submit = session.submit
 
-    def once(*args: Any) -> int:
-        number = submit(*args)
+    def once(*args: Any, **kwds: Any) -> int:
+        number = submit(*args, **kwds)
         session.error = ClientClosed()
         return number
 
-    session.submit = once  # type: ignore[assignment, method-assign]
+    session.submit = once  # type: ignore[method-assign]
     feeding.start()
     assert list(arrived.outcomes) == [1]
     assert isinstance(arrived.outcomes[1][1], ClientClosed)

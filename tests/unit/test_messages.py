@@ -244,6 +244,8 @@ GOOD: dict[str, list[messages.Message]] = {
         ("acknowledge", [1, 2]),
         ("submit", 7, ID, {"retries": 3, "labels": ("gpu",)}, [b""]),
         ("cancel", [1], False),
+        ("explain", 1, 12),
+        ("waits",),
         ("ping",),
         ("close",),
     ],
@@ -260,7 +262,7 @@ GOOD: dict[str, list[messages.Message]] = {
         ("drain",),
         ("heartbeat",),
     ],
-    "monitor": [("ask",)],
+    "monitor": [("ask",), ("find", "ab", 12)],
 }
 WRONG_FIELDS: list[tuple[str, object]] = [
     ("client", ("blob", ID, "text", ())),
@@ -283,6 +285,8 @@ WRONG_FIELDS: list[tuple[str, object]] = [
     ("client", ("cancel", [1], 1)),
     ("client", ("cancel", [1])),
     ("client", ("ping", None)),
+    ("client", ("explain", 1)),
+    ("client", ("explain", 1, "2")),
     ("worker", ("want", None)),
     ("worker", ("want", 1.5)),
     ("worker", ("want",)),
@@ -300,6 +304,8 @@ WRONG_FIELDS: list[tuple[str, object]] = [
     ("worker", ("give_back", (1,))),
     ("worker", ("drain", True)),
     ("monitor", ("ask", "all")),
+    ("monitor", ("find", 1, 12)),
+    ("monitor", ("find", "ab", "12")),
     *((role, junk) for role in ROLES for junk in ((), ["ping"], "ping", None, (1,), (b"ping",), (("ping",),))),
 ]
 roles = pytest.mark.parametrize("role", ROLES)

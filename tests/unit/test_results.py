@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from multihost.client.results import AsyncResult, IMapIterator, MapResult, Window
+from multihost.explain import Explanation
 from multihost.payload import Outcomes
 
 MEGABYTE = 1024 * 1024
@@ -109,12 +110,16 @@ def test_an_exception_does_not_hold_itself_after_get(pool: Pool) -> None:
 def test_a_result_that_has_come_cannot_be_cancelled(pool: Pool) -> None:
     asked: list[bool] = []
 
-    def cancel(running: bool) -> bool:
-        asked.append(running)
-        return True
+    class Call:
+        def cancel(self, running: bool) -> bool:
+            asked.append(running)
+            return True
+
+        def explain(self) -> Explanation:
+            return Explanation("queued", "turn")
 
     result: AsyncResult[int] = AsyncResult(pool)
-    result._cancel = cancel
+    result._under_way = Call()
     assert result.cancel()
     assert result.terminate()
     result._set(True, 7)

@@ -1,0 +1,73 @@
+"""Why a task has not started or not ended: what the master, or this program, knows of it, as data and in words."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+# By state and reason; each is filled in with the fields of an explanation.
+_WORDS = {
+    ("here", "unsent"): "this program has not sent it to the master yet",
+    ("here", "full"): "the master is full; this program sends it when there is room",
+    ("here", "unreachable"): "this program has no connection to the master at the moment, and tries to get one",
+    ("delayed", "delay"): "the master holds it for {seconds:.1f} s more, as its option delay asks",
+    ("delayed", "retry"): "it raised, and is tried again in {seconds:.1f} s, as its option retries asks",
+    ("queued", "turn"): "it waits for a free slot; of its program's tasks, {position} go before it",
+    (
+        "queued",
+        "limit",
+    ): "as many of its program's tasks run as may at once; of those that wait, {position} go before it",
+    ("queued", "no worker"): "no worker is connected to the master",
+    ("queued", "labels"): "no worker has its labels ({wanted}); start one with MULTIHOST_LABELS={wanted}",
+    ("queued", "draining"): "the workers that may run it drain, and take no more",
+    ("queued", "results"): "its program is away, and the results that wait for such programs are too many",
+    ("leased", "running"): "worker {worker} has it{since}, and runs it",
+    ("leased", "backlog"): "worker {worker} has it{since}; there, {position} go before it",
+    ("leased", "absent"): "worker {worker} had it, and has not come back since the master's restart",
+    ("ended", "result"): "it has ended with a result",
+    ("ended", "error"): "it has ended with an exception",
+    ("ended", "cancelled"): "it was cancelled",
+    ("ended", "acknowledged"): "it has ended, and its program has the outcome",
+    ("unknown", "no task"): "the master knows no such task",
+    ("unknown", "callback"): "a callback cannot wait for the master's answer; ask in another thread",
+    ("unknown", "silent"): "the master did not answer in time",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Where a task is and why it is there; ``str()`` says it in words. Seconds are those at the time of the question.
+
+    What a worker runs is known to the master from what it was granted first: it is right but for moments.
+    """
+
+    state: str  # here (with the program), delayed, queued, leased, ended, unknown
+    reason: str  # one of a few words for each state
+    task: int = -1  # its number in its session; -1: it has none
+    session: str = ""
+    program: str = ""  # the session's name
+    position: int | None = None  # how many go before it
+    worker: str = ""  # that has it
+    seconds: float | None = None  # delayed: until it is due; leased: since it was
+    delivery: int = 1  # which one it is or will be
+    losses: tuple[str, ...] = ()  # why deliveries before were lost
+    labels: tuple[str, ...] = ()  # that it asks of a worker
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> "Explanation":
+        """What the master said; fields that this version does not know are left out."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in plain.items() if name in known})
+
+    @property
+    def words(self) -> str:
+        since = "" if self.seconds is None else f" for {self.seconds:.1f} s"
+        words = _WORDS.get((self.state, self.reason), f"{self.state}: {self.reason}").format(
+            seconds=self.seconds or 0.0,
+            position=self.position or 0,
+            worker=self.worker,
+            since=since,
+            wanted=",".join(self.labels),
+        )
+        return words + (f"; lost before: {', '.join(self.losses)}" if self.losses else "")
+
+    def __str__(self) -> str:
+        return f"{f'task {self.task}' if self.task >= 0 else 'the task'}: {self.words}"
