@@ -15,7 +15,7 @@ from multihost.explain import Explanation
 from multihost.options import Options
 from multihost.payload import Outcomes
 
-# After so many seconds without a result the items are no short ones: then as many are submitted as there may be slots.
+# Each time that for so many seconds the items were not found to be short, more are submitted, for workers that join.
 _PATIENCE_SECONDS = 0.05
 # Of so many chunks of an imap, one is looked at for the size of its arguments.
 _SAMPLED = 16
@@ -122,10 +122,8 @@ class Chunks:
         """
         self._submit_some(first=True)
         with self._lock:
-            if self._plan.left and not self._plan.measured:
-                self._timer = threading.Timer(_PATIENCE_SECONDS, self._lose_patience)
-                self._timer.daemon = True
-                self._timer.start()
+            if self._plan.left and not self._plan.short:
+                self._start_timer()
 
     def cancel(self, running: bool) -> bool:
         """Submit no more, and cancel what was submitted; whether anything was cancelled. What is, ends so."""
@@ -202,15 +200,25 @@ class Chunks:
                 del self._missing[chunk.start]
                 self._sequences.pop(chunk.start, None)
                 self._plan.ended()
-            timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
+            if self._plan.short and self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
         self._submit_some()  # before the results are looked at: the workers shall not wait for that
         self._arrived(chunk.start + index, outcomes)
 
+    def _start_timer(self) -> None:
+        """Under the lock."""
+        self._timer = threading.Timer(_PATIENCE_SECONDS, self._lose_patience)
+        self._timer.daemon = True
+        self._timer.start()
+
     def _lose_patience(self) -> None:
         with self._lock:
-            self._plan.patient = False
+            if self._timer is None:
+                return  # the items turned out to be short just now
+            self._timer = None
+            if self._plan.widen():
+                self._start_timer()
         self._submit_some()
 
     def _size_of(self, index: int) -> int:

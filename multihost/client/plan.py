@@ -15,8 +15,9 @@ _MAX_BYTES = 1024 * 1024
 _PROBES = 2
 # Chunks under way for each slot: one runs, the others hide the way from client to worker and back.
 _AHEAD = 4
-# Single items under way, when they are so long that chunks are of no use: a worker that joins finds work.
-_SINGLES = 1000
+# Single items under way, when they are so long that chunks are of no use: a worker that joins finds work. Not at once:
+# the first items of a short function take long, too, while processes start for them.
+_FEW_SINGLES, _SINGLES = 16, 256
 _MAX_BYTES_AHEAD = 64 * 1024 * 1024
 
 
@@ -31,8 +32,8 @@ class Plan:
     length: int
     chunksize: int | None = None
     outstanding: int = 0  # chunks that were taken and have not ended
-    patient: bool = True  # whether the first items may still turn out to be short
     _next: int = 0
+    _singles: int = 0  # how many may be under way one by one, beyond those that measure
     _seconds: float | None = None  # that an item takes on a worker
     _bytes: float = 0.0  # of an item, or of its result if that is larger
 
@@ -42,8 +43,9 @@ class Plan:
         return self.length - self._next
 
     @property
-    def measured(self) -> bool:
-        return self._seconds is not None
+    def short(self) -> bool:
+        """Whether the items are known to be so short that several travel together."""
+        return self._seconds is not None and 2 * self._seconds <= _CHUNK_SECONDS
 
     def take(self, slots: int, size_of: Callable[[int], int]) -> range | None:
         """The indices of the next chunk; None: none is left, or enough are under way.
@@ -71,6 +73,11 @@ class Plan:
         self._seconds = last if self._seconds is None else (self._seconds + last) / 2
         self._bytes = max(size_bytes / items, self._bytes)
 
+    def widen(self) -> bool:
+        """The items have not turned out to be short: more of them may be under way. Whether to ask this again."""
+        self._singles = min(_SINGLES, max(_FEW_SINGLES, 2 * self._singles))
+        return self.left > 0 and self._singles < _SINGLES
+
     def ended(self) -> None:
         """All items of a chunk have their outcome."""
         self.outstanding -= 1
@@ -96,9 +103,7 @@ class Plan:
     def _window(self, size: int, slots: int) -> float:
         if self.chunksize is not None:
             return float("inf")
-        if self._seconds is None and self.patient:
-            return _PROBES * slots
-        few = _AHEAD * slots
+        few = (_PROBES if self._seconds is None else _AHEAD) * slots
         if size > 1:
             return few
-        return max(few, min(_SINGLES, _MAX_BYTES_AHEAD / self._bytes if self._bytes else _SINGLES))
+        return max(few, min(self._singles, _MAX_BYTES_AHEAD / self._bytes if self._bytes else _SINGLES))

@@ -176,9 +176,9 @@ def test_items_that_take_long_are_all_submitted_after_a_while(
     session: Session, arrived: Arrivals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "_PATIENCE_SECONDS", 0.01)
-    chunks(session, range(500), arrived).start()
+    chunks(session, range(200), arrived).start()
     with session.submitted:
-        assert session.submitted.wait_for(lambda: len(session.chunks) == 500, 30)
+        assert session.submitted.wait_for(lambda: len(session.chunks) == 200, 30)
     assert {len(items) for items, _ in session.chunks} == {1}
 
 

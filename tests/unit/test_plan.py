@@ -61,22 +61,54 @@ def test_chunks_become_smaller_at_the_end_so_that_all_slots_end_together() -> No
     assert sum(sizes) == 104
 
 
-def test_long_items_go_one_by_one_and_many_at_once_so_that_new_workers_find_some() -> None:
+def widened(plan: Plan) -> list[int]:
+    """How many items are under way, each time that they were not found to be short for a while."""
+    under_way = []
+    while plan.widen():
+        assert {len(chunk) for chunk in taken(plan)} <= {1}
+        under_way.append(plan.outstanding)
+    return under_way
+
+
+def test_long_items_go_one_by_one_and_more_and_more_at_once_so_that_new_workers_find_some() -> None:
     plan = Plan(5000)
     taken(plan)
     plan.part(1, 60.0, 10)
     plan.ended()
-    rest = taken(plan)
-    assert {len(chunk) for chunk in rest} == {1}
-    assert plan.outstanding == 1000
+    taken(plan)
+    assert plan.outstanding == 8
+    assert not plan.short
+    assert widened(plan) == [16, 32, 64, 128]
+    taken(plan)
+    assert plan.outstanding == 256
 
 
-def test_items_without_a_result_for_a_while_go_one_by_one_and_many_at_once() -> None:
+def test_items_without_a_result_for_a_while_go_one_by_one_and_more_and_more_at_once() -> None:
     plan = Plan(5000)
     taken(plan)
-    plan.patient = False
+    assert plan.outstanding == 4
+    assert widened(plan) == [16, 32, 64, 128]
+
+
+def test_nobody_asks_again_when_no_item_is_left() -> None:
+    plan = Plan(20)
     taken(plan)
-    assert plan.outstanding == 1000
+    assert plan.widen()
+    taken(plan)
+    assert plan.widen()
+    taken(plan)
+    assert not plan.widen()
+
+
+def test_items_are_short_when_two_of_them_fit_into_a_chunk() -> None:
+    plan = Plan(5000)
+    taken(plan)
+    assert not plan.short
+    plan.part(1, 0.1, 10)
+    assert not plan.short
+    for _ in range(10):
+        plan.part(1, 0.001, 10)
+    assert plan.short
 
 
 def test_large_arguments_make_small_chunks() -> None:
@@ -104,6 +136,7 @@ def test_few_large_items_are_under_way_at_once() -> None:
     taken(plan)
     plan.part(1, 60.0, 4 * 1024 * 1024)
     plan.ended()
+    widened(plan)
     taken(plan)
     assert plan.outstanding == 16
 
@@ -113,7 +146,6 @@ def test_items_that_could_not_run_measure_nothing() -> None:
     taken(plan)
     plan.part(1, 0.0, 0)
     plan.ended()
-    assert not plan.measured
     assert [len(chunk) for chunk in taken(plan)] == [1]
 
 
