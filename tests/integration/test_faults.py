@@ -46,8 +46,11 @@ def test_a_killed_workers_task_goes_at_once_to_another_one(two_workers: Cluster,
     with two_workers.pool() as pool:
         outcome = pool.apply_async(tasks.mark_and_wait, (tmp_path, "task"))
         wait_until(lambda: began(tmp_path), "the task began")
-        holder(two_workers).kill()
+        worker = holder(two_workers)
+        children = worker.descendants()
+        worker.kill()
         wait_until(lambda: len(began(tmp_path)) == 2, "the task began again", 5.0)
+        wait_until(lambda: not any(map(_alive, children)), "the first delivery's process ended", 5.0)
         (tmp_path / "go").touch()
         outcome.get(DEADLINE)
     assert len(ended(tmp_path)) == 1
