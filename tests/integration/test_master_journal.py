@@ -1,7 +1,9 @@
 """A master with a journal: killed at any moment it begins where it ended, and a full disk only makes it wait."""
 
 import os
+import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -10,8 +12,9 @@ from pathlib import Path
 import pytest
 
 import multihost
-from tests.integration import tasks
-from tests.integration.cluster import DEADLINE, Cluster, Program, wait_until
+from tests.integration import failing_master, tasks
+from tests.integration.cluster import DEADLINE, ROOT, Cluster, Program, wait_until
+from tests.integration.failing_master import POINTS
 
 MEGABYTE = 1024 * 1024
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small disk")
@@ -89,6 +92,28 @@ def test_no_task_runs_twice_because_the_master_was_killed(lasting: Cluster, tmp_
             restart(lasting)
         assert outcome.get(DEADLINE) == list(range(400))
     assert sorted(int(line) for line in ran.read_text().split()) == list(range(400))
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_master_that_dies_around_a_commit_loses_and_repeats_nothing(
+    lasting: Cluster, tmp_path: Path, point: str
+) -> None:
+    ran = tmp_path / "ran"
+    lasting.start_master()
+    lasting.start_worker()
+    with lasting.pool() as pool:
+        outcome = pool.map_async(tasks.note_turn, [(str(ran), n) for n in range(400)], chunksize=1)
+        lasting.master.kill()
+        for commits in (1, 2, 5, 20):
+            failing = lasting.start(
+                "failing", sys.executable, "-m", failing_master.__name__, point, str(commits), cwd=ROOT
+            )
+            assert failing.wait(DEADLINE) == -signal.SIGKILL
+        lasting.start_master()
+        assert outcome.get(DEADLINE) == list(range(400))
+    assert sorted(int(line) for line in ran.read_text().split()) == list(range(400))
+    statistics = lasting.statistics()
+    assert (statistics["done"], statistics["redelivered"]) == (400, 0)
 
 
 def test_task_that_runs_while_the_master_is_away_is_settled_under_its_token(lasting: Cluster, tmp_path: Path) -> None:
