@@ -122,14 +122,14 @@ class Options:
 
 
 def as_bytes(size: object) -> int:
-    """A limit of memory in bytes, given as a whole number, or as a str with K, M, G or T (powers of 1024) behind it.
+    """A limit of memory in bytes, given as a whole number, or as a str such as 512M, 2GB or 2 GiB: powers of 1024.
 
     Raises: TypeError, ValueError: it is something else, or out of bounds.
     """
     form = "memory must be a whole number of bytes, or a str such as '512M' or '2G'"
     if not isinstance(size, int | str) or isinstance(size, bool):
         raise TypeError(f"{form}, not {size!r}")
-    match = re.fullmatch(r"([0-9]{1,18})([KMGT]?)", str(size).strip().upper())
+    match = re.fullmatch(r"([0-9]{1,18}) ?([KMGT]?)(?:I?B)?", str(size).strip().upper())
     if match is None:
         raise ValueError(f"{form}, not {size!r}")
     found = int(match[1]) << 10 * " KMGT".index(match[2] or " ")

@@ -4,6 +4,7 @@ import collections
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from multiprocessing import TimeoutError
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -146,7 +147,8 @@ class AsyncResult(Generic[T]):
             told = under_way.explain()
             if not self.ready():
                 return told
-        return Explanation("ended", "result" if self._success else "error")
+        cancelled = isinstance(self._value, CancelledError)
+        return Explanation("ended", "result" if self._success else "cancelled" if cancelled else "error")
 
     def _set(self, success: bool, value: object) -> None:
         self._value = value

@@ -48,6 +48,8 @@ def test_results_futures_and_the_command_line_tell_why_a_task_is_not_done(tmp_pa
             first.get(30)
             assert (first.explain().state, first.explain().reason) == ("ended", "result")
             assert (future.explain().state, future.explain().reason) == ("ended", "result")
+            assert late.cancel()
+            assert (late.explain().state, late.explain().reason) == ("ended", "cancelled")
             assert gpu.cancel()
             assert gpu.explain().reason == "cancelled"
             assert late.cancel()

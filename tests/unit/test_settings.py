@@ -68,7 +68,7 @@ BAD: list[tuple[str, str, str]] = [
     ("MULTIHOST_LOG_LEVEL", "loud", "one of DEBUG, INFO, WARNING, ERROR, CRITICAL"),
     ("MULTIHOST_JOURNAL_SYNC", "off", "one of normal, full"),
     ("MULTIHOST_LOG_FORMAT", "xml", "one of text, json"),
-    *(("MULTIHOST_TASK_MEMORY", text, "0 or a number of bytes such as 512M") for text in ("5", "1.5G", "2GB", "9999T")),
+    *(("MULTIHOST_TASK_MEMORY", text, "0 or a number of bytes such as 512M") for text in ("5", "1.5G", "2GX", "9999T")),
     ("MULTIHOST_TASK_OUTPUT", "no", "one of show, hide"),
     ("MULTIHOST_ADDRESS", "master:http", "host:port, such as 192.0.2.10:5000"),
 ]
