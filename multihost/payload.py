@@ -21,6 +21,8 @@ PYTHON_MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 _BY_VALUE = b"by-value "
 # In an archive of sources: which of them is the main script, and its module name if it was run with ``-m``.
 MANIFEST = "__multihost__.json"
+# A function's name is near the beginning of its pickle, if it is there at all.
+_MOST_NAMED_BYTES = 4096
 
 
 class Retrying(NamedTuple):
@@ -199,7 +201,7 @@ def name_in(definition: bytes) -> str:
     around = (f"{Retrying.__module__}.{Retrying.__qualname__}", "functools.partial", "builtins.getattr")
     texts: list[str] = []
     try:
-        for opcode, text, _ in pickletools.genops(definition):
+        for opcode, text, _ in pickletools.genops(definition[:_MOST_NAMED_BYTES]):
             if opcode.name in ("SHORT_BINUNICODE", "BINUNICODE"):
                 texts.append(str(text))
             elif opcode.name == "STACK_GLOBAL":
