@@ -9,10 +9,12 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
 import multihost
+from multihost import letters
 from multihost.settings import Address, ExitCode, parse_address, read_authkey, read_settings
 
 # What is to be done once the arguments are read; gives the exit code.
@@ -84,6 +86,143 @@ def explain(address: str | None, as_json: bool, task: tuple[str, int]) -> Action
             name = f"{told.session[:8]}/{told.task} of {told.program}"
             print(json.dumps(asdict(told) | {"text": str(told)}) if as_json else f"{name}: {told.words}")
         return ExitCode.OK if found else _tell(LookupError("the master has no such task"), 1)
+
+    return action
+
+
+address_option = click.option(
+    "--address", metavar="HOST:PORT", help="The master's address; in place of MULTIHOST_ADDRESS."
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print a JSON object a line, with all that is known."
+)
+letter_number = click.IntRange(1, 1 << 62)
+
+
+@commands.group()
+def dead() -> None:
+    """Look at the tasks that were given up, and decide what becomes of them.
+
+    A task whose process died three times is a dead letter: its name, arguments and code stay with the master.
+    """
+
+
+@dead.command("list")
+@address_option
+@json_option
+def list_letters(address: str | None, as_json: bool) -> Action:
+    """List all dead letters, oldest first."""
+
+    def action() -> int:
+        from multihost.client.monitor import list_dead_letters
+
+        for letter in list_dead_letters(*_master(address)):
+            print(json.dumps(letter) if as_json else letters.line(letter))
+        return ExitCode.OK
+
+    return action
+
+
+@dead.command()
+@address_option
+@json_option
+@click.option("--save", metavar="FILE", help="Write the task to FILE, for `replay`.")
+@click.argument("letter", type=letter_number)
+def show(address: str | None, as_json: bool, save: str | None, letter: int) -> Action:
+    """Print the certificate of LETTER: each death with its worker, memory, last output and stack."""
+
+    def action() -> int:
+        from multihost.client.monitor import fetch_dead_letter, show_dead_letter
+
+        if save is not None:
+            saved = fetch_dead_letter(*_master(address), letter)
+            try:
+                if saved is not None:
+                    saved.write(Path(save))
+            except OSError as error:
+                return _tell(error, 2)
+            told = None if saved is None else saved.told
+        else:
+            told = show_dead_letter(*_master(address), letter)
+        if told is None:
+            return _tell(LookupError(f"dead letter {letter}: there is no such dead letter"), 1)
+        print(json.dumps(letters.plain(told)) if as_json else letters.certificate(told))
+        return ExitCode.OK
+
+    return action
+
+
+@dead.command()
+@address_option
+@json_option
+@click.option("--all", "every", is_flag=True, help="All dead letters; not those that were requeued.")
+@click.argument("numbers", metavar="LETTER...", type=letter_number, nargs=-1)
+def requeue(address: str | None, as_json: bool, every: bool, numbers: tuple[int, ...]) -> Action:
+    """Run LETTERs again, each as a task of a session of the master's own.
+
+    Nobody gets the result: the program that made the call was told WorkerDied. `dead list` tells what came of it.
+    """
+    _check_chosen(every, numbers)
+    done = "requeued; nobody gets its result, and `dead list` tells what comes of it"
+    return lambda: _change("requeue", address, as_json, every, numbers, done)
+
+
+@dead.command()
+@address_option
+@json_option
+@click.option("--all", "every", is_flag=True, help="All dead letters, those that were run again included.")
+@click.argument("numbers", metavar="LETTER...", type=letter_number, nargs=-1)
+def drop(address: str | None, as_json: bool, every: bool, numbers: tuple[int, ...]) -> Action:
+    """Forget LETTERs: certificate, arguments and code."""
+    _check_chosen(every, numbers)
+    return lambda: _change("drop", address, as_json, every, numbers, "dropped")
+
+
+def _check_chosen(every: bool, numbers: tuple[int, ...]) -> None:
+    if every == bool(numbers):
+        raise click.UsageError("name dead letters by their numbers, or all of them by --all")
+
+
+def _change(what: str, address: str | None, as_json: bool, every: bool, numbers: tuple[int, ...], done: str) -> int:
+    from multihost.client.monitor import change_dead_letters, list_dead_letters
+
+    master = _master(address)
+    chosen = [*numbers]
+    if every:
+        states = ("dead",) if what == "requeue" else ("dead", "done", "failed")
+        chosen = [letter["letter"] for letter in list_dead_letters(*master) if letter["state"] in states]
+    code: int = ExitCode.OK
+    for number, problem in change_dead_letters(*master, what, chosen):
+        if as_json:
+            print(json.dumps({"letter": number, "problem": problem}))
+        elif not problem:
+            print(f"dead letter {number}: {done}")
+        if problem:
+            code = _tell(ValueError(f"dead letter {number}: {problem}"), 1)
+    return code
+
+
+@commands.command()
+@click.option("--no-debugger", is_flag=True, help="Only run it.")
+@click.argument("file")
+def replay(no_debugger: bool, file: str) -> Action:
+    """Run the task that `dead show --save` wrote to FILE, here, under pdb.
+
+    The cluster has no part in it. pdb stops at the first line of the function, and where it raises. The exit code is 0
+    if the function returned, 1 if it raised, 2 if there is nothing that can be run. What is in the file is code: run
+    only what you trust.
+    """
+
+    def action() -> int:
+        from multihost import replay as replaying
+        from multihost import saved
+
+        try:
+            task = saved.read(Path(file))
+            print(f"multihost: {letters.line(task.told)}", file=sys.stderr)
+            return replaying.replay(task, debugger=not no_debugger)
+        except (saved.NotSavedTask, replaying.CannotReplay) as error:
+            return _tell(error, 2)
 
     return action
 

@@ -7,6 +7,7 @@ that made it: its bytecode runs nowhere else.
 
 import hashlib
 import pickle
+import pickletools
 import sys
 import traceback
 from collections.abc import Callable
@@ -20,6 +21,8 @@ PYTHON_MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 _BY_VALUE = b"by-value "
 # In an archive of sources: which of them is the main script, and its module name if it was run with ``-m``.
 MANIFEST = "__multihost__.json"
+# A function's name is near the beginning of its pickle, if it is there at all.
+_MOST_NAMED_BYTES = 4096
 
 
 class Retrying(NamedTuple):
@@ -183,3 +186,28 @@ def content_id(content: bytes, needs: tuple[str, ...] = ()) -> str:
 def is_by_value(data: bytes) -> bool:
     """Whether ``dumps`` had to put code into ``data``."""
     return data.startswith(_BY_VALUE)
+
+
+def one_item(items: Any, which: Any) -> tuple[Any, dict[str, Any]]:
+    """The call of a single item of a chunk: ``which`` one, and whether it is of a map or a starmap."""
+    place, kind = which
+    return (items[place] if kind == "starmap" else (items[place],)), {}
+
+
+def name_in(definition: bytes) -> str:
+    """The name of the function in a blob that ``dumps`` made, without unpickling it; empty, where that is not said."""
+    if is_by_value(definition):
+        return ""
+    around = (f"{Retrying.__module__}.{Retrying.__qualname__}", "functools.partial", "builtins.getattr")
+    texts: list[str] = []
+    try:
+        for opcode, text, _ in pickletools.genops(definition[:_MOST_NAMED_BYTES]):
+            if opcode.name in ("SHORT_BINUNICODE", "BINUNICODE"):
+                texts.append(str(text))
+            elif opcode.name == "STACK_GLOBAL":
+                name = ".".join(texts[-2:])
+                if name not in around:
+                    return name
+    except Exception:  # a stranger's bytes may be anything
+        pass
+    return ""

@@ -87,6 +87,9 @@ class Settings:
     max_task_bytes: int = 2 * 1024**3
     max_result_bytes: int = 1024**3
     max_sessions: int = 10_000
+    # Of tasks that were given up, for whoever looks into them later; beyond either bound the oldest are dropped.
+    max_dead_letters: int = 1000
+    max_dead_letter_bytes: int = 256 * 1024**2
     # Above the master's limit of open files this bound is of no use.
     max_connections: int = 10_000
     journal: str = MEMORY  # or a directory
@@ -111,6 +114,8 @@ VARIABLES: dict[str, str] = {
     "MULTIHOST_LOG_FORMAT": "log_format",
     "MULTIHOST_LOG_LEVEL": "log_level",
     "MULTIHOST_MAX_CONNECTIONS": "max_connections",
+    "MULTIHOST_MAX_DEAD_LETTERS": "max_dead_letters",
+    "MULTIHOST_MAX_DEAD_LETTER_BYTES": "max_dead_letter_bytes",
     "MULTIHOST_MAX_PAYLOAD": "max_payload",
     "MULTIHOST_MAX_RESULT_BYTES": "max_result_bytes",
     "MULTIHOST_MAX_SESSIONS": "max_sessions",
@@ -155,6 +160,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         max_task_bytes=read("MULTIHOST_MAX_TASK_BYTES", _whole(1), plain.max_task_bytes),
         max_result_bytes=read("MULTIHOST_MAX_RESULT_BYTES", _whole(1), plain.max_result_bytes),
         max_sessions=read("MULTIHOST_MAX_SESSIONS", _whole(1), plain.max_sessions),
+        max_dead_letters=read("MULTIHOST_MAX_DEAD_LETTERS", _whole(0), plain.max_dead_letters),
+        max_dead_letter_bytes=read("MULTIHOST_MAX_DEAD_LETTER_BYTES", _whole(0), plain.max_dead_letter_bytes),
         max_connections=read("MULTIHOST_MAX_CONNECTIONS", _whole(1), plain.max_connections),
         journal=read("MULTIHOST_JOURNAL", _text, plain.journal),
         journal_sync=read("MULTIHOST_JOURNAL_SYNC", _choice(JOURNAL_SYNCS, str.lower), plain.journal_sync),

@@ -1,6 +1,6 @@
 """Content that many tasks need (functions, archives of sources): kept once, sent once to each worker."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from multihost.errors import ProtocolError
@@ -64,6 +64,33 @@ class BlobStore:
                 unused.add(blob_id)
         for blob_id in unused:
             del self._blobs[blob_id]
+        return unused
+
+    def reach(self, blob_id: str) -> set[str]:
+        """A blob and all that it needs."""
+        return {blob_id}.union(*map(self.reach, self._blobs[blob_id].needs))
+
+    def get(self, blob_id: str) -> Blob:
+        return self._blobs[blob_id]
+
+    def size(self, blob_id: str) -> int:
+        """The bytes of its content."""
+        return len(self._blobs[blob_id].content)
+
+    def hold(self, holder: str, blob_ids: Iterable[str]) -> None:
+        """Keep what is here for somebody else, too."""
+        for blob_id in blob_ids:
+            self._blobs[blob_id].sessions.add(holder)
+
+    def let_go(self, holder: str, blob_ids: Iterable[str]) -> set[str]:
+        """``holder`` does not use these any more: drop and return those that nobody does."""
+        unused = set()
+        for blob_id in blob_ids:
+            blob = self._blobs[blob_id]
+            blob.sessions.discard(holder)
+            if not blob.sessions:
+                unused.add(blob_id)
+                del self._blobs[blob_id]
         return unused
 
     def __len__(self) -> int:

@@ -17,6 +17,8 @@ class Bounds:
     sessions: int = 10_000  # of programs
     # Of what waits for programs that are away; beyond it, no more of their tasks are leased.
     result_bytes: int = 1024**3
+    dead_letters: int = 1000  # beyond it, the oldest is dropped
+    dead_letter_bytes: int = 256 * 1024**2  # with the code that they need
 
     def full(self, tasks: int, task_bytes: int) -> ClusterFull | None:
         """Why no task is taken where there are so many already, with so many bytes."""

@@ -146,7 +146,7 @@ class Clients:
 
     def hold_absent(self) -> list[Effect]:
         """Let the tasks of programs that are away wait while too much waits for these programs."""
-        absent = [session for session in self._ledger.sessions.values() if session.link is None and not session.nested]
+        absent = self._ledger.absent()
         waiting = sum(session.result_bytes for session in absent)
         held = waiting > self._bounds.result_bytes
         effects: list[Effect] = []

@@ -9,6 +9,7 @@ from typing import Any
 
 from multihost.broker.bounds import Bounds
 from multihost.broker.clients import Clients
+from multihost.broker.dead import DeadLetters
 from multihost.broker.events import (
     Called,
     ClientCame,
@@ -25,6 +26,7 @@ from multihost.broker.events import (
 )
 from multihost.broker.explaining import Explainer
 from multihost.broker.ledger import Ledger
+from multihost.broker.letters import is_ours
 from multihost.broker.members import Link, Session, Worker
 from multihost.broker.nested import Channels
 from multihost.broker.queues import METHODS, Reply, SharedQueue
@@ -62,7 +64,8 @@ class BrokerCore:
             self._add_queue(name)
         self._bounds = bounds or Bounds()
         self._clients = Clients(self._ledger, self._bounds)
-        self._workers = Workers(self._ledger, self._clients)
+        self._workers = Workers(self._ledger, self._clients, lambda: self._wall_clock)
+        self._letters = DeadLetters(self._ledger, self._workers, self._bounds, self._end_session)
         self._explainer = Explainer(self._ledger, self._workers)
         self._channels = Channels(self._ledger, self._clients, self._workers, self._say, self._end_session)
         self._now = 0.0  # of the event that is being handled
@@ -98,6 +101,11 @@ class BrokerCore:
             "ask": self._ask,
             "explain": self._explain,
             "find": self._find,
+            "dead_list": self._letters.tell,
+            "dead_show": self._letters.show,
+            "dead_save": self._letters.save,
+            "dead_requeue": self._dead_requeue,
+            "dead_drop": self._letters.drop,
         }
 
     def handle(self, event: Event, now: float) -> list[Effect]:
@@ -175,6 +183,7 @@ class BrokerCore:
             "leased": len(ledger.leases),
             "sessions": len(ledger.sessions),
             "blobs": len(ledger.blobs),
+            "dead_letters": len(ledger.letters),
             **ledger.counts,
             "stale": self._workers.stale,
             "queues": {name: len(queue) for name, queue in self._queues.items()},
@@ -198,6 +207,8 @@ class BrokerCore:
     def _client_came(self, event: ClientCame, now: float) -> list[Effect]:
         connection, session_id, limit, name, lifetime = event
         session = self._ledger.sessions.get(session_id)
+        if is_ours(session_id):
+            raise ProtocolError("the master keeps this session's id for itself")
         if session is None:
             programs = sum(not session.nested for session in self._ledger.sessions.values())
             if (full := self._bounds.full_of_sessions(programs)) is not None:
@@ -261,7 +272,7 @@ class BrokerCore:
         for worker in [w for w in self._workers.by_connection.values() if now - w.heard > self._lease_timeout]:
             effects += self._lose_worker(worker, f"no heartbeat for {self._lease_timeout:g} s")
             effects.append(Close(worker.connection, "its heartbeat fell silent"))
-        for session in [s for s in self._ledger.sessions.values() if s.link is None and not s.nested]:
+        for session in self._ledger.absent():
             if now - session.left_at > self._session_timeout:
                 text = f"session closed: its client stayed away for {self._session_timeout:g} s ({session.name})"
                 effects.append(Note("warning", text, {"session": session.session_id}))
@@ -284,7 +295,7 @@ class BrokerCore:
 
     def _match(self) -> list[Effect]:
         """Grant what there is to those who want it, but nothing that has expired."""
-        effects = self._clients.expire(self._wall_clock + _ROUNDING)
+        effects = self._clients.expire(self._wall_clock + _ROUNDING) + self._letters.tidy()
         return [*effects, *self._workers.match(self._now), *self._clients.tell_room()]
 
     def _give_up_awaited(self) -> list[Effect]:
@@ -367,6 +378,9 @@ class BrokerCore:
 
     def _find(self, link: Link, prefix: str, sequence: int) -> list[Effect]:
         return [Send(link, ("found", self._explainer.find(prefix, sequence, self._now, self._wall_clock)))]
+
+    def _dead_requeue(self, link: Link, numbers: list[int]) -> list[Effect]:
+        return self._letters.requeue(link, numbers, self._wall_clock)
 
     # --- ends --------------------------------------------------------------------------------------------------
 

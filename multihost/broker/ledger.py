@@ -16,14 +16,14 @@ from multihost.broker.blobs import BlobStore
 from multihost.broker.delayed import DelayedTasks
 from multihost.broker.expiring import ExpiringTasks
 from multihost.broker.leases import LeaseTable
+from multihost.broker.letters import DEAD, DONE, FAILED, REQUEUED, DeadLetter, LetterBox
 from multihost.broker.members import Row, Session
 from multihost.broker.ready import ReadyQueue
 from multihost.broker.records import Record
 from multihost.broker.tasks import PLAIN, Task, TaskEvent, TaskOptions
 from multihost.wire.messages import CANCELLED, PART
 
-DEAD = "dead"  # how a settled row says "dead letter"; its client is told an error
-# How a task ends, as settled rows name it.
+# How a task ends, as settled rows name it; of one that is dead, its client is told an error.
 _ENDS = {"result": TaskEvent.SUCCEEDED, "error": TaskEvent.RAISED, DEAD: TaskEvent.SPENT}
 _COUNT = {
     TaskEvent.SUCCEEDED: "done",
@@ -71,6 +71,7 @@ class Ledger:
         self.expiring = ExpiringTasks()
         self.leases = LeaseTable()
         self.blobs = BlobStore()
+        self.letters = LetterBox(self.blobs)
         self.counts = dict.fromkeys(COUNTS, 0)
         self.task_bytes = 0  # of the payloads of tasks that have not ended
         self.records: list[Record] = []
@@ -79,6 +80,11 @@ class Ledger:
     def unfinished(self) -> int:
         """How many tasks have not ended."""
         return self.counts["submitted"] - sum(self.counts[name] for name in _COUNT.values())
+
+    def absent(self) -> list[Session]:
+        """The sessions of programs that are away; a requeued letter's is none."""
+        sessions = self.sessions.items()
+        return [s for name, s in sessions if s.link is None and not s.nested and name not in self.letters.running]
 
     def apply(self, name: str, *args: Any) -> None:
         """Do again what was recorded."""
@@ -274,6 +280,65 @@ class Ledger:
             if task.expires_at is not None and not task.begun:
                 self.expiring.add(task)
         return len(tasks)
+
+    # --- dead letters ------------------------------------------------------------------------------------------
+
+    @command
+    def bury(self, worker: str, token: int, reason: str, now: float) -> DeadLetter:
+        """A delivery is lost, and no other one is tried: keep the task, or the item of a chunk that was running.
+
+        What its client is told is another command.
+        """
+        task = self.leases.of(worker)[token]
+        losses = (*task.losses, reason)
+        if (again := self.letters.running.get(task.session)) is not None:
+            self.letters.change(again, DEAD, (*again.losses, *losses))
+            again.died_at = now
+            return again
+        program = self.sessions[task.session].name
+        item = task.done if task.options.chunk else None
+        letter = DeadLetter(
+            self.letters.next_number,
+            program,
+            task.session,
+            task.sequence,
+            item,
+            task.function_id,
+            task.payload,
+            task.options.plain,
+            losses,
+            now,
+        )
+        self.letters.add(letter)
+        return letter
+
+    @command
+    def requeue(self, number: int) -> DeadLetter:
+        """A letter has a session of its own again, in which it is to be submitted."""
+        letter = self.letters.get(number)
+        assert letter is not None, "whoever calls a command has looked"
+        self.letters.change(letter, REQUEUED, error=b"")
+        letter.requeues += 1
+        self.letters.running[letter.home] = letter
+        self.blobs.hold(letter.home, self.blobs.reach(letter.function_id))
+        return letter
+
+    @command
+    def note_requeued(self, number: int) -> DeadLetter:
+        """A requeued letter's task has its outcome, and its session is about to end."""
+        letter = self.letters.get(number)
+        assert letter is not None, "whoever calls a command has looked"
+        ((_, kind, content, _),) = self.sessions[letter.home].outcomes.values()
+        if letter.state == REQUEUED:  # and it has not died again
+            state, error = (DONE, b"") if kind == "result" else (FAILED, content)
+            self.letters.change(letter, state, error=error)
+        del self.letters.running[letter.home]
+        return letter
+
+    @command
+    def drop_letter(self, number: int) -> set[str]:
+        """The ids of the blobs that nobody uses any more."""
+        return self.letters.remove(number)
 
     # --- the rules ---------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from multihost.broker.clients import Clients
 from multihost.broker.events import Effect, Send
 from multihost.broker.ledger import Ledger
+from multihost.broker.letters import is_ours
 from multihost.broker.members import Link, Session, Worker
 from multihost.broker.workers import Workers
 from multihost.errors import ProtocolError
@@ -42,7 +43,7 @@ class Channels:
         if session is not None:
             allowed = session.link is None and (session.worker, session.family) == (worker.worker_id, family)
         else:
-            allowed = parent is not None and family in worker.families
+            allowed = parent is not None and family in worker.families and not is_ours(session_id)
         if not allowed or parent is None:
             return [Send(link, ("refused", "the program whose task this is has ended its session"))]
         if session is None:

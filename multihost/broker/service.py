@@ -53,7 +53,14 @@ def make_server(
         queues=list(queues),
         queue_size=settings.queue_size,
         epoch=time.time() - time.monotonic(),
-        bounds=Bounds(settings.max_tasks, settings.max_task_bytes, settings.max_sessions, settings.max_result_bytes),
+        bounds=Bounds(
+            settings.max_tasks,
+            settings.max_task_bytes,
+            settings.max_sessions,
+            settings.max_result_bytes,
+            settings.max_dead_letters,
+            settings.max_dead_letter_bytes,
+        ),
     )
     journal = open_journal(settings.journal, settings.journal_sync)
     try:

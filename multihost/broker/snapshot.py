@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 from multihost.broker.ledger import Ledger
+from multihost.broker.letters import DeadLetter
 from multihost.broker.members import Row, Session
 from multihost.broker.records import Record
 from multihost.broker.tasks import PLAIN, Task, TaskEvent, TaskOptions
@@ -40,7 +41,9 @@ def snapshot(ledger: Ledger) -> Iterator[Record]:
         ("restore_lease", worker, token, task.session, task.sequence) for worker, token, task in ledger.leases
     ]
     delays: list[Record] = [("restore_delay", task.session, task.sequence, due) for due, task in ledger.delayed]
-    return chain([counts], blobs, (record for one in noted for record in one.records()), leases, delays)
+    letters: list[Record] = [("restore_letters", ledger.letters.next_number)]
+    letters += [("restore_letter", *letter.row()) for letter in ledger.letters]
+    return chain([counts], blobs, (record for one in noted for record in one.records()), leases, delays, letters)
 
 
 def restore(ledger: Ledger, name: str, *args: Any) -> None:
@@ -157,6 +160,14 @@ def _delay(ledger: Ledger, session_id: str, sequence: int, due: float) -> None:
     ledger.delayed.add(task, due)
 
 
+def _letters(ledger: Ledger, next_number: int) -> None:
+    ledger.letters.next_number = next_number
+
+
+def _letter(ledger: Ledger, *row: Any) -> None:
+    ledger.letters.add(DeadLetter(*row))
+
+
 _RESTORERS: dict[str, Callable[..., None]] = {
     "restore_counts": _counts,
     "restore_session": _session,
@@ -165,4 +176,6 @@ _RESTORERS: dict[str, Callable[..., None]] = {
     "restore_tasks": _tasks,
     "restore_lease": _lease,
     "restore_delay": _delay,
+    "restore_letters": _letters,
+    "restore_letter": _letter,
 }

@@ -93,6 +93,8 @@ class TaskOptions:
                     ours["expires"] = seconds
                 case "memory", int(size) if MIN_MEMORY <= size <= MAX_MEMORY:
                     theirs["memory"] = size
+                case "item", tuple((int(place), "map" | "starmap")) if place >= 0:
+                    theirs["item"] = value  # of a chunk, that one alone: the master asks so for a dead letter
                 case "name", str(text) if len(text) <= MAX_TEXT:
                     theirs["name"] = text
                 case "chunk", "map" | "starmap":

@@ -1,13 +1,14 @@
 """The workers: what they want, what they are granted, and what they say of it."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from operator import attrgetter
 
 from multihost.broker.clients import Clients
 from multihost.broker.events import Effect, Note, Send
-from multihost.broker.ledger import DEAD, Ledger
+from multihost.broker.ledger import Ledger
+from multihost.broker.letters import DEAD
 from multihost.broker.members import Worker
 from multihost.broker.tasks import MAX_DELIVERIES, Task, retry_delay
 from multihost.deaths import is_certificate, words
@@ -22,13 +23,14 @@ _BATCH = attrgetter("session", "function_id", "options", "done")
 class Workers:
     """See the module. ``by_connection`` are those that are here."""
 
-    def __init__(self, ledger: Ledger, clients: Clients) -> None:
+    def __init__(self, ledger: Ledger, clients: Clients, wall_clock: Callable[[], float]) -> None:
         self.by_connection: dict[int, Worker] = {}
         self.stale = 0  # how many outcomes came with a token that was not in force
         self._by_id: dict[str, Worker] = {}
         self._hungry: OrderedDict[int, Worker] = OrderedDict()  # those that want tasks, longest waiting first
         self._ledger = ledger
         self._clients = clients
+        self._wall_clock = wall_clock  # the time of the event that is being handled
 
     def find(self, connection: int) -> Worker:
         """Raises: ProtocolError: that worker is not here any more."""
@@ -193,6 +195,15 @@ class Workers:
             effects.append(Send(worker.connection, ("forget", family, drop)))
         return effects
 
+    def drop_code(self, unused: set[str]) -> list[Effect]:
+        """Have the workers drop code that nobody uses any more."""
+        effects: list[Effect] = []
+        for worker in self.by_connection.values():
+            if drop := sorted(unused & worker.known):
+                worker.known -= unused
+                effects.append(Send(worker.connection, ("forget", "", drop)))
+        return effects
+
     def lose(self, worker: Worker, reason: str) -> list[Effect]:
         """A worker is gone, and with it the deliveries that it held."""
         del self.by_connection[worker.connection]
@@ -258,7 +269,9 @@ class Workers:
         if len(losses) < MAX_DELIVERIES:
             self._ledger.lose(worker_id, token, reason)
             return [Note("warning", f"task {task.sequence} queued again: {words(reason)}", fields)]
-        note = Note("error", f"task {task.sequence} is a dead letter: {words(reason)}", fields)
+        letter = self._ledger.bury(worker_id, token, reason, self._wall_clock())
+        fields["letter"] = letter.number
+        note = Note("error", f"task {task.sequence} is dead letter {letter.number}: {words(reason)}", fields)
         died = dump_error(WorkerDied(losses))
         if task.options.chunk:
             # Only the item that was running is given up; the chunk goes on behind it.

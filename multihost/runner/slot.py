@@ -255,7 +255,7 @@ class Slot:
             self._enter(order, token)
             if "chunk" in order.options:
                 return self._run_chunk(order, token, function, loaded)
-            args, kwds = loaded
+            args, kwds = payload.one_item(loaded, order.options["item"]) if "item" in order.options else loaded
             result = function(*args, **kwds)
             if type(result) is CoroutineType:
                 result = self._coroutines.run(token, result)

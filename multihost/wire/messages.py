@@ -81,6 +81,11 @@ ROLES: dict[str, dict[str, tuple[Check, ...]]] = {
     "monitor": {
         "ask": (),
         "find": (_a(str), _a(int)),  # how the ids of sessions begin, sequence number
+        "dead_list": (),
+        "dead_show": (_a(int),),  # the number of a dead letter
+        "dead_save": (_a(int),),  # answered by its code, a message for each blob, and then "dead_task"
+        "dead_requeue": (_list_of(int),),
+        "dead_drop": (_list_of(int),),
     },
 }
 # What a child process may say to its worker. It does not say "lost", and the master would cut off the whole worker for

@@ -188,9 +188,10 @@ class Simulation:
 
     def _at_rest(self) -> bool:
         counts = self.master.core.statistics()
-        return not (counts["sessions"] or counts["queued"] or counts["leased"] or counts["blobs"]) and all(
-            worker.quiet for worker in self.workers
-        )
+        ledger = self.master.core._ledger
+        kept = {blob_id for letter in ledger.letters for blob_id in ledger.blobs.reach(letter.function_id)}
+        over = not (counts["sessions"] or counts["queued"] or counts["leased"]) and counts["blobs"] == len(kept)
+        return over and all(worker.quiet for worker in self.workers)
 
     def _what_hangs(self) -> str:
         clients = {client.host.name: client.session.waiting for client in self.clients if not client.over}

@@ -348,10 +348,18 @@ def check_invariants(core: BrokerCore, restarted: bool = False) -> None:
     # Code is there as long as somebody may need it, and no longer.
     blobs = ledger.blobs._blobs
     assert all(ledger.blobs.has(families[task.session], task.function_id) for task in queued)
-    assert all(blob.sessions and blob.sessions <= set(sessions) for blob in blobs.values())
+    holders = {*sessions, "dead-letters"} if len(ledger.letters) else set(sessions)
+    assert all(blob.sessions and blob.sessions <= holders for blob in blobs.values())
     assert all(worker.known <= set(blobs) for worker in workers.by_connection.values())
     for holder, _, task in [] if restarted else leased:  # the master does not know what a worker had before
         assert {task.function_id, *ledger.blobs.needs(task.function_id)} <= workers._by_id[holder].known
+
+    # So is that of dead letters, whose bytes are counted; those that are run again have a session, and nobody else has.
+    needed = {blob_id for letter in ledger.letters for blob_id in ledger.blobs.reach(letter.function_id)}
+    assert needed == {blob_id for blob_id, blob in blobs.items() if "dead-letters" in blob.sessions}
+    weights = [letter.weight for letter in ledger.letters] + [ledger.blobs.size(blob_id) for blob_id in needed]
+    assert ledger.letters.size_bytes == sum(weights)
+    assert set(ledger.letters.running) == {name for name in sessions if name.startswith("dead-letter")}
 
     # A connection or channel serves one session, both ways; a channel is as good as its worker.
     assert {c: s.session_id for c, s in core._clients.by_link.items()} == {

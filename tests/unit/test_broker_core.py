@@ -1063,6 +1063,7 @@ def test_monitor_is_told_what_the_master_knows_in_plain_data(broker: Broker) -> 
                 "leased": 1,
                 "sessions": 1,
                 "blobs": 2,
+                "dead_letters": 0,
                 "submitted": 2,
                 "done": 0,
                 "failed": 0,

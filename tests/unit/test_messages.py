@@ -262,7 +262,15 @@ GOOD: dict[str, list[messages.Message]] = {
         ("drain",),
         ("heartbeat",),
     ],
-    "monitor": [("ask",), ("find", "ab", 12)],
+    "monitor": [
+        ("ask",),
+        ("find", "ab", 12),
+        ("dead_list",),
+        ("dead_show", 1),
+        ("dead_save", 1),
+        ("dead_requeue", [1, 2]),
+        ("dead_drop", []),
+    ],
 }
 WRONG_FIELDS: list[tuple[str, object]] = [
     ("client", ("blob", ID, "text", ())),
@@ -306,6 +314,11 @@ WRONG_FIELDS: list[tuple[str, object]] = [
     ("monitor", ("ask", "all")),
     ("monitor", ("find", 1, 12)),
     ("monitor", ("find", "ab", "12")),
+    ("monitor", ("dead_list", 1)),
+    ("monitor", ("dead_show", "1")),
+    ("monitor", ("dead_save", [1])),
+    ("monitor", ("dead_requeue", 1)),
+    ("monitor", ("dead_drop", [True])),
     *((role, junk) for role in ROLES for junk in ((), ["ping"], "ping", None, (1,), (b"ping",), (("ping",),))),
 ]
 roles = pytest.mark.parametrize("role", ROLES)
