@@ -52,7 +52,6 @@ def test_results_futures_and_the_command_line_tell_why_a_task_is_not_done(tmp_pa
             assert (late.explain().state, late.explain().reason) == ("ended", "cancelled")
             assert gpu.cancel()
             assert gpu.explain().reason == "cancelled"
-            assert late.cancel()
 
 
 def test_who_asks_in_a_callback_is_not_kept_waiting(shared_cluster: Cluster) -> None:
