@@ -63,6 +63,7 @@ class SlotConfig:
 def main(pipe: Connection, control: socket.socket, report: Connection, config: SlotConfig) -> None:
     """Serve until the worker closes the pipe, in a process of which ``report`` tells how it ended."""
     _release_fork_server()
+    sys.excepthook = sys.__excepthook__  # the fork server has its own
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker, which drains
 
     def release() -> None:

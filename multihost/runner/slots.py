@@ -29,7 +29,7 @@ from multihost.wire.frames import Buffer, FrameReader, frame
 logger = logging.getLogger(__name__)
 
 _MAX_FRAME = 1 << 40  # a child's frames are bounded by the cap on one result, and by what it may gather
-_PRELOAD = ["multihost.runner.slot", "cloudpickle", "runpy", "traceback", "json", "zipimport"]
+_PRELOAD = ["multihost.runner.preloaded"]
 _JOIN_SECONDS = 5.0
 _MAX_STACK_BYTES = 8 * 1024
 _MAX_RECORD = 64

@@ -57,6 +57,7 @@ def test_a_higher_priority_overtakes(make_pool: Callable[..., Any], place: Place
     wait_until((place.test / "running").exists, "the only process was busy")
     low = [pool.apply_async(tasks.note_order, (place.task, f"low-{n}")) for n in range(3)]
     high = pool.options(priority=5).apply_async(tasks.note_order, (place.task, "high"))
+    wait_until(lambda: high.explain().state == "queued", "the master has all of them")
     (place.test / "go").touch()
     for result in (running, *low, high):
         result.get(30)

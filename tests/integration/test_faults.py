@@ -193,7 +193,7 @@ def test_workers_that_come_and_go_in_mid_job_cost_no_task_a_delivery(cluster: Cl
     cluster.start_master()
     worker = cluster.start_worker("w0")
     with cluster.pool() as pool:
-        outcome = pool.map_async(tasks.sleep, [0.002] * 1500)
+        outcome = pool.map_async(tasks.sleep, [0.002] * 1500, chunksize=1)
         for number in range(1, 6):
             wait_until(lambda at=number * 100: cluster.statistics()["done"] > at, "the job goes on")  # type: ignore[misc]
             successor = cluster.start_worker(f"w{number}")
