@@ -166,7 +166,8 @@ class BrokerCore:
     def session_state(self, session: str) -> dict[str, object]:
         """What a client is told when its connection begins: up to which number its tasks are here, and who works."""
         known = self._ledger.sessions[session]
-        return {"accepted": known.next_sequence, "sealed": known.sealed, **self._workers.strength()}
+        sealed = {"sealed": True} if known.sealed else {}
+        return {"accepted": known.next_sequence, **sealed, **self._workers.strength()}
 
     def job_state(self, name: str) -> dict[str, object]:
         """What the collector of a detached job is told when its connection begins."""
