@@ -7,12 +7,18 @@ with multihost.Pool(address="master:5000") as pool:
 from multiprocessing import AuthenticationError, TimeoutError
 
 from multihost.client.results import AsyncResult
+from multihost.detached import Job, attach
 from multihost.errors import (
     AuthkeyMissing,
     ClientClosed,
     ClusterFull,
     CodeNotFound,
     ForkedClient,
+    JobBusy,
+    JobError,
+    JobExists,
+    JobIncomplete,
+    JobUnknown,
     MasterUnreachable,
     MultihostError,
     ProtocolError,
@@ -43,6 +49,12 @@ __all__ = [
     "Explanation",
     "ForkedClient",
     "Future",
+    "Job",
+    "JobBusy",
+    "JobError",
+    "JobExists",
+    "JobIncomplete",
+    "JobUnknown",
     "MasterUnreachable",
     "MultihostError",
     "Pool",
@@ -58,4 +70,5 @@ __all__ = [
     "TaskTooLarge",
     "TimeoutError",
     "WorkerDied",
+    "attach",
 ]

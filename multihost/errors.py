@@ -133,6 +133,54 @@ class ClusterFull(MultihostError):
         )
 
 
+class JobError(MultihostError):
+    """A detached job cannot be begun or collected; the classes below say what can be done about it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+class JobExists(JobError):
+    """The master has a detached job of this name; nothing was submitted."""
+
+    def __str__(self) -> str:
+        return (
+            f"the master has a detached job {self.name!r} already; nothing was submitted. Choose another name, or "
+            f"collect that one with multihost.attach({self.name!r}), or drop it with its method drop."
+        )
+
+
+class JobUnknown(JobError, LookupError):
+    """The master has no detached job of this name."""
+
+    def __str__(self) -> str:
+        return (
+            f"the master has no detached job {self.name!r}: it never had, or all of its results were acknowledged, or "
+            "nobody came for them within MULTIHOST_JOB_TTL, or the master was started anew without a journal."
+        )
+
+
+class JobBusy(JobError):
+    """Another program collects the results of this detached job; only one does at a time."""
+
+    def __str__(self) -> str:
+        return f"another program is attached to the detached job {self.name!r}; try again when it has ended."
+
+
+class JobIncomplete(JobError):
+    """Not all tasks of this detached job were submitted: its program still does that, or has died over it."""
+
+    def __str__(self) -> str:
+        return (
+            f"the detached job {self.name!r} is not whole: its program still submits it, or has died over it. In that "
+            "case the master drops it within MULTIHOST_SESSION_TIMEOUT seconds, and it can be submitted again."
+        )
+
+
+JOB_ERRORS: dict[str, type[JobError]] = {kind.__name__: kind for kind in JobError.__subclasses__()}
+
+
 class TaskTimeout(MultihostError, TimeoutError):
     """A task ran longer than the ``timeout`` its caller gave it. It was stopped, whatever it had done by then."""
 

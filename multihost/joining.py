@@ -63,7 +63,8 @@ class Membership:
         self.limit = limit
         self._what, self._process = what, os.getpid()
         self._local: LocalCluster | None = None
-        start = (initializer, tuple(initargs)) if initializer else None
+        self._start = start = (initializer, tuple(initargs)) if initializer else None
+        self._lifetime = lifetime
         self.session = self._join(address, authkey, start, lifetime, task_output)
         self.calls = 0  # that have not ended
         self._lock = threading.RLock()
@@ -97,7 +98,7 @@ class Membership:
             return Session(None, b"", patience, limit, start, lifetime, enclosing.door, show)
         for warning in unknown_variables(os.environ):  # a mistyped address would silently mean this machine
             logger.warning(warning)
-        where = settings.address if address is None else _parsed(address)
+        where = settings.address if address is None else parsed(address)
         key = authkey.encode() if isinstance(authkey, str) else authkey
         if where is None:
             if key is not None:
@@ -113,6 +114,21 @@ class Membership:
             if self._local is not None:
                 self._local.close()
             raise
+
+    def open_job(self, name: str) -> Session:
+        """A session of its own for a detached job, like this one's.
+
+        Raises: SettingsError: there is no master that outlives this program, or this is a task; JobExists; and as
+            ``Pool`` does.
+        """
+        session = self.session
+        if self._local is not None or not isinstance(session.address, Address):
+            raise SettingsError(
+                "a detached job needs a master that outlives this program, and a program that is no task: give the "
+                "pool an address, or set MULTIHOST_ADDRESS"
+            )
+        patience = session.connect_timeout
+        return Session(session.address, session.authkey, patience, self.limit, self._start, self._lifetime, job=name)
 
     @property
     def slots(self) -> int:
@@ -185,7 +201,8 @@ def _close_dropped(session: Session, local: LocalCluster | None, process: int) -
             threading.Thread(target=_close, args=(session, local), name="multihost-close").start()
 
 
-def _parsed(address: object) -> Address:
+def parsed(address: object) -> Address:
+    """An address as users give it. Raises: SettingsError; TypeError."""
     match address:
         case str():
             return parse_address(address)

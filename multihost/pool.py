@@ -1,20 +1,23 @@
 """``Pool``: ``multiprocessing.Pool`` whose processes are the slots of a cluster's workers."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import length_hint
 from types import TracebackType
-from typing import Any, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack, overload
 
 from multihost.client.feed import Chunks, Singles, Stream, each_alone
 from multihost.client.plan import Plan
 from multihost.client.results import AsyncResult, IMapIterator, MapResult, Window
 from multihost.client.session import Session
+from multihost.detached import Job, check_name, submit
 from multihost.explain import Explanation
 from multihost.joining import Membership
 from multihost.options import PLAIN, Changes
 from multihost.progress import Progress
+from multihost.settings import Address
 
 T = TypeVar("T")
 
@@ -140,6 +143,7 @@ class Pool:
         """
         return self._map(func, iterable, False, chunksize, None, None, progress).get()
 
+    @overload
     def map_async(
         self,
         func: Callable[..., T],
@@ -147,8 +151,41 @@ class Pool:
         chunksize: int | None = None,
         callback: Callable[[list[T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-    ) -> MapResult[T]:
-        """As ``map``, but returns at once."""
+        *,
+        detached: None = None,
+    ) -> MapResult[T]: ...
+
+    @overload
+    def map_async(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        detached: str,
+    ) -> Job[T]: ...
+
+    def map_async(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        detached: str | None = None,
+    ) -> MapResult[T] | Job[T]:
+        """As ``map``, but returns at once.
+
+        Args:
+            detached: a name for a job that outlives this program and its pool: any program gets its results with
+                ``multihost.attach``. It returns when the master has all of the items; callbacks there are none.
+        Raises: JobExists: there is such a job already; SettingsError: there is no master that outlives this program.
+        """
+        if detached is not None:
+            return self._detach(func, iterable, False, chunksize, callback or error_callback, detached)
         return self._map(func, iterable, False, chunksize, callback, error_callback, False)
 
     def starmap(
@@ -162,6 +199,7 @@ class Pool:
         """As ``map``, with items that are the arguments of a call: ``func(*item)``."""
         return self._map(func, iterable, True, chunksize, None, None, progress).get()
 
+    @overload
     def starmap_async(
         self,
         func: Callable[..., T],
@@ -169,8 +207,35 @@ class Pool:
         chunksize: int | None = None,
         callback: Callable[[list[T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-    ) -> MapResult[T]:
-        """As ``starmap``, but returns at once."""
+        *,
+        detached: None = None,
+    ) -> MapResult[T]: ...
+
+    @overload
+    def starmap_async(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        detached: str,
+    ) -> Job[T]: ...
+
+    def starmap_async(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        detached: str | None = None,
+    ) -> MapResult[T] | Job[T]:
+        """As ``starmap``, but returns at once. ``detached``: as ``map_async`` has it."""
+        if detached is not None:
+            return self._detach(func, iterable, True, chunksize, callback or error_callback, detached)
         return self._map(func, iterable, True, chunksize, callback, error_callback, False)
 
     def imap(
@@ -290,6 +355,30 @@ class Pool:
                 bar.close()
             raise
         return result
+
+    def _detach(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Any],
+        star: bool,
+        chunksize: int | None,
+        callback: object,
+        name: str,
+    ) -> Job[T]:
+        self._check_running()
+        check_name(name)
+        if chunksize is not None:
+            _check_chunksize(chunksize)
+        if callback is not None:
+            raise ValueError("a detached job calls nobody back; attach to it for its results")
+        items: Sequence[Any] = list(iterable)
+        if not items:
+            raise ValueError("a detached job needs at least one item")
+        session, options = self._member.open_job(name), self._options.from_now()
+        with contextlib.closing(session):  # the master drops the job if that is before it is whole
+            submit(session, func, items, star, options, chunksize, self._member.slots)
+        assert isinstance(session.address, Address)
+        return Job(name, session.address, session.authkey, session.connect_timeout)
 
     def _imap(
         self,

@@ -79,6 +79,8 @@ class Settings:
     drain_timeout: float = 60.0
     connect_timeout: float = 60.0
     session_timeout: float = 60.0
+    # How long a detached job is kept that has ended and that nobody collects. Longer fills the master's memory.
+    job_ttl: float = 7 * 24 * 3600.0
     # Everything in flight passes through the master's memory: a larger cap lets one task take more of it.
     max_payload: int = 256 * 1024 * 1024
     queue_size: int = 0
@@ -107,6 +109,7 @@ VARIABLES: dict[str, str] = {
     "MULTIHOST_AUTHKEY_FILE": "",
     "MULTIHOST_CONNECT_TIMEOUT": "connect_timeout",
     "MULTIHOST_DRAIN_TIMEOUT": "drain_timeout",
+    "MULTIHOST_JOB_TTL": "job_ttl",
     "MULTIHOST_JOURNAL": "journal",
     "MULTIHOST_JOURNAL_SYNC": "journal_sync",
     "MULTIHOST_LABELS": "labels",
@@ -154,6 +157,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         drain_timeout=read("MULTIHOST_DRAIN_TIMEOUT", _seconds, plain.drain_timeout),
         connect_timeout=read("MULTIHOST_CONNECT_TIMEOUT", _seconds, plain.connect_timeout),
         session_timeout=read("MULTIHOST_SESSION_TIMEOUT", _seconds, plain.session_timeout),
+        job_ttl=read("MULTIHOST_JOB_TTL", _seconds, plain.job_ttl),
         max_payload=read("MULTIHOST_MAX_PAYLOAD", _whole(1024), plain.max_payload),
         queue_size=read("MULTIHOST_QUEUE_SIZE", _whole(0), plain.queue_size),
         max_tasks=read("MULTIHOST_MAX_TASKS", _whole(1), plain.max_tasks),

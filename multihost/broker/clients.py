@@ -9,6 +9,9 @@ from multihost.broker.members import Link, Row, Session
 from multihost.errors import ClusterFull, ProtocolError, TaskExpired
 from multihost.payload import dump_error
 
+# What a collector is sent at once, unless it is a single chunk.
+_MOST_BYTES, _MOST_ROWS = 1024 * 1024, 1000
+
 
 class Clients:
     """See the module. ``by_link`` are those that are here."""
@@ -30,14 +33,15 @@ class Clients:
         """A client is here, for the first time or again; what it has not acknowledged."""
         session.link, self.by_link[link] = link, session
         self._ledger.ready.hold(session.session_id, False)
-        rows = session.all_rows()
+        rows = [] if session.job else session.all_rows()  # a detached job's collector asks for them
         return [Send(link, ("outcomes", rows))] if rows else []
 
     def leave(self, session: Session) -> None:
         if session.link is not None:
             del self.by_link[session.link]
             self._refused.pop(session.link, None)
-            session.link = None
+            session.link = session.wanted = None
+            session.collector = ""
 
     # --- what they say -----------------------------------------------------------------------------------------
 
@@ -133,11 +137,31 @@ class Clients:
 
     def tell(self, rows: dict[str, list[Row]]) -> list[Effect]:
         """Outcomes, by session."""
-        return [
-            Send(link, ("outcomes", some))
-            for session_id, some in rows.items()
-            if (link := self._ledger.sessions[session_id].link) is not None
-        ]
+        effects: list[Effect] = []
+        for session_id, some in rows.items():
+            session = self._ledger.sessions[session_id]
+            if session.job:
+                effects += self.tell_collector(session)
+            elif session.link is not None:
+                effects.append(Send(session.link, ("outcomes", some)))
+        return effects
+
+    def tell_collector(self, session: Session) -> list[Effect]:
+        """What it has asked for, if that is there now."""
+        if session.wanted is None or session.wanted not in session.outcomes or session.link is None:
+            return []
+        sequence, session.wanted = session.wanted, None
+        rows: list[Row] = []
+        size = 0
+        while (end := session.outcomes.get(sequence)) is not None:
+            chunk = [*session.parts.get(sequence, ()), end]
+            size += sum(len(row[2]) for row in chunk)
+            if rows and (size > _MOST_BYTES or len(rows) >= _MOST_ROWS):
+                break
+            rows += chunk
+            sequence += 1
+        # One message each: a frame has place for a single large one.
+        return [Send(session.link, ("outcomes", [row])) for row in rows]
 
     def tell_strength(self, strength: dict[str, int], workers: Iterable[frozenset[str]]) -> list[Effect]:
         """A worker has come or gone: clients cut their work by the number of slots, and tell a user who has none."""

@@ -14,6 +14,7 @@ from multihost.broker.events import (
     Called,
     ClientCame,
     Close,
+    CollectorCame,
     Effect,
     Event,
     Gone,
@@ -25,6 +26,7 @@ from multihost.broker.events import (
     WorkerCame,
 )
 from multihost.broker.explaining import Explainer
+from multihost.broker.jobs import Jobs
 from multihost.broker.ledger import Ledger
 from multihost.broker.letters import is_ours
 from multihost.broker.members import Link, Session, Worker
@@ -53,6 +55,7 @@ class BrokerCore:
         queue_size: int = 0,
         epoch: float = 0.0,
         bounds: Bounds | None = None,
+        job_ttl: float = float("inf"),
     ) -> None:
         self._lease_timeout = lease_timeout  # seconds of silence after which a worker is lost
         self._session_timeout = session_timeout  # seconds a session waits for its client to come back
@@ -64,6 +67,7 @@ class BrokerCore:
             self._add_queue(name)
         self._bounds = bounds or Bounds()
         self._clients = Clients(self._ledger, self._bounds)
+        self._jobs = Jobs(self._ledger, self._clients, job_ttl)
         self._workers = Workers(self._ledger, self._clients, lambda: self._wall_clock)
         self._letters = DeadLetters(self._ledger, self._workers, self._bounds, self._end_session)
         self._explainer = Explainer(self._ledger, self._workers)
@@ -73,6 +77,7 @@ class BrokerCore:
         self._awaited_until: float | None = None  # after a restart: when those who are not back are given up
         self._handlers: dict[type, Callable[[Any, float], list[Effect]]] = {
             ClientCame: self._client_came,
+            CollectorCame: self._collector_came,
             WorkerCame: self._worker_came,
             Said: self._said,
             Heard: self._heard,
@@ -87,6 +92,11 @@ class BrokerCore:
             "acknowledge": self._clients.acknowledge,
             "cancel": self._cancel,
             "close": self._close,
+            "seal": self._seal,
+            "collect": self._jobs.collect,
+            "taken": self._taken,
+            "count": self._jobs.count,
+            "drop": self._drop,
             "want": self._workers.want,
             "settle": self._settle,
             "parts": self._workers.parts,
@@ -113,7 +123,8 @@ class BrokerCore:
 
         A message that breaks the rules is not applied, nor what follows it in its batch; its connection is closed.
 
-        Raises: ProtocolError: a client came for a session that it cannot have; ClusterFull: there are too many.
+        Raises: ProtocolError: a client came for a session that it cannot have; ClusterFull: there are too many;
+            JobError: it is not to have that detached job.
         """
         self._now = now
         return self._handlers[type(event)](event, now)
@@ -162,7 +173,14 @@ class BrokerCore:
 
     def session_state(self, session: str) -> dict[str, object]:
         """What a client is told when its connection begins: up to which number its tasks are here, and who works."""
-        return {"accepted": self._ledger.sessions[session].next_sequence, **self._workers.strength()}
+        known = self._ledger.sessions[session]
+        sealed = {"sealed": True} if known.sealed else {}
+        return {"accepted": known.next_sequence, **sealed, **self._workers.strength()}
+
+    def job_state(self, name: str) -> dict[str, object]:
+        """What the collector of a detached job is told when its connection begins."""
+        job = self._ledger.jobs[name]
+        return {"items": job.items, "chunksize": job.chunksize, "taken": job.taken, "session": job.session_id}
 
     def knows(self, session: str) -> bool:
         return session in self._ledger.sessions
@@ -205,7 +223,7 @@ class BrokerCore:
     # --- connections -------------------------------------------------------------------------------------------
 
     def _client_came(self, event: ClientCame, now: float) -> list[Effect]:
-        connection, session_id, limit, name, lifetime = event
+        connection, session_id, limit, name, lifetime, job = event
         session = self._ledger.sessions.get(session_id)
         if is_ours(session_id):
             raise ProtocolError("the master keeps this session's id for itself")
@@ -213,11 +231,27 @@ class BrokerCore:
             programs = sum(not session.nested for session in self._ledger.sessions.values())
             if (full := self._bounds.full_of_sessions(programs)) is not None:
                 raise full
+            if job:
+                self._jobs.check_new(job)
             session = self._ledger.begin(session_id, name, limit, lifetime, session_id, 0, "")
+            if job:
+                self._jobs.begin(session, job)
             self._clients.join(session, connection)
             return [Note("info", f"session began: {name}", {"session": session_id})]
         if session.nested:
             raise ProtocolError("a task has opened this session, and it speaks through its worker")
+        if session.collector:  # its submitter has not heard that it is whole; whoever collects it goes on
+            return []
+        return self._rejoin(session, connection)
+
+    def _collector_came(self, event: CollectorCame, now: float) -> list[Effect]:
+        connection, collector, name = event
+        session = self._jobs.find(name, collector)
+        effects = self._rejoin(session, connection)
+        session.collector = collector
+        return effects
+
+    def _rejoin(self, session: Session, connection: int) -> list[Effect]:
         effects: list[Effect] = []
         if session.link is not None:
             effects.append(Close(session.link, "its client came back on another connection"))
@@ -272,7 +306,8 @@ class BrokerCore:
         for worker in [w for w in self._workers.by_connection.values() if now - w.heard > self._lease_timeout]:
             effects += self._lose_worker(worker, f"no heartbeat for {self._lease_timeout:g} s")
             effects.append(Close(worker.connection, "its heartbeat fell silent"))
-        for session in self._ledger.absent():
+        effects += self._expire_jobs()
+        for session in [session for session in self._ledger.absent() if not session.sealed]:
             if now - session.left_at > self._session_timeout:
                 text = f"session closed: its client stayed away for {self._session_timeout:g} s ({session.name})"
                 effects.append(Note("warning", text, {"session": session.session_id}))
@@ -354,8 +389,32 @@ class BrokerCore:
         effects, stopped = self._clients.cancel(link, sequences, running)
         return [*self._workers.stop(stopped), *effects]
 
+    def _seal(self, link: Link, items: int, chunksize: int) -> list[Effect]:
+        return self._jobs.seal(link, items, chunksize, self._wall_clock)
+
+    def _taken(self, link: Link, items: int) -> list[Effect]:
+        effects, over = self._jobs.taken(link, items)
+        if over is not None:
+            effects += self._end_job(over, "all of it was collected")
+        return effects
+
+    def _drop(self, link: Link) -> list[Effect]:
+        effects, job = self._jobs.drop(link)
+        return effects + self._end_job(job, "it was dropped")
+
+    def _expire_jobs(self) -> list[Effect]:
+        over = self._jobs.expired(self._wall_clock)
+        return [effect for job in over for effect in self._end_job(job, "its time to live is over")]
+
+    def _end_job(self, job: Session, reason: str) -> list[Effect]:
+        text = f"detached job {job.job} ended: {reason}"
+        return [Note("info", text, {"session": job.session_id, "job": job.job}), *self._end_session(job)]
+
     def _close(self, link: Link) -> list[Effect]:
         session = self._clients.find(link)
+        if session.sealed:
+            self._clients.leave(session)
+            return [Close(link, "its client has left the detached job")]
         effects = self._end_session(session)
         if session.nested:
             return effects

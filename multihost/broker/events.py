@@ -18,6 +18,15 @@ class ClientCame(NamedTuple):
     limit: int | None  # how many of the session's tasks may be leased at once
     name: str
     lifetime: int | None = None  # how many tasks a child process runs before another one replaces it
+    job: str = ""  # the name of the detached job that it submits
+
+
+class CollectorCame(NamedTuple):
+    """A client that collects a detached job."""
+
+    connection: int
+    collector: str  # an id of its own, with which it comes back
+    job: str
 
 
 class WorkerCame(NamedTuple):
@@ -67,7 +76,7 @@ class Tick(NamedTuple):
     pass
 
 
-Event = ClientCame | WorkerCame | Said | Heard | Called | Gone | Tick
+Event = ClientCame | CollectorCame | WorkerCame | Said | Heard | Called | Gone | Tick
 
 
 class Send(NamedTuple):

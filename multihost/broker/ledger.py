@@ -8,7 +8,7 @@ before; what a command is told is a fact.
 Times in here are wall-clock times, since they outlive the process.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -66,6 +66,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.sessions: dict[str, Session] = {}
+        self.jobs: dict[str, Session] = {}  # those sessions that are detached jobs, by name
         self.ready = ReadyQueue()
         self.delayed = DelayedTasks()
         self.expiring = ExpiringTasks()
@@ -122,7 +123,7 @@ class Ledger:
         names = {one.session_id for one in ended.sessions}
         tasks, ended.stopped = self._stop(lambda task: task.session in names)
         for name in names:
-            del self.sessions[name]
+            self.jobs.pop(self.sessions.pop(name).job, None)
             tasks += self.ready.close(name) + self.delayed.close(name)
         for task in tasks:
             task.apply(TaskEvent.DROPPED)
@@ -132,6 +133,32 @@ class Ledger:
         if not session.nested:
             ended.unused = self.blobs.release(session_id)
         return ended
+
+    # --- detached jobs -----------------------------------------------------------------------------------------
+
+    @command
+    def name_job(self, session_id: str, name: str) -> None:
+        """A session is a detached job, and this is its name."""
+        session = self.jobs[name] = self.sessions[session_id]
+        session.job = name
+
+    @command
+    def seal(self, session_id: str, items: int, chunksize: int, now: float) -> None:
+        """All tasks of a detached job are submitted."""
+        session = self.sessions[session_id]
+        session.items, session.chunksize, session.used_at = items, chunksize, now
+
+    @command
+    def use_job(self, session_id: str, now: float) -> None:
+        """It runs, or has a client: its time to live begins anew."""
+        self.sessions[session_id].used_at = now
+
+    @command
+    def take_items(self, session_id: str, taken: int) -> None:
+        """The items of a detached job below ``taken`` were used; what came of chunks of such alone goes."""
+        session = self.sessions[session_id]
+        before, session.taken = session.dropped, taken
+        self._forget_outcomes(session, range(before, session.dropped))
 
     # --- what clients do ---------------------------------------------------------------------------------------
 
@@ -170,7 +197,9 @@ class Ledger:
 
     @command
     def acknowledge(self, session_id: str, sequences: list[int]) -> None:
-        session = self.sessions[session_id]
+        self._forget_outcomes(self.sessions[session_id], sequences)
+
+    def _forget_outcomes(self, session: Session, sequences: Iterable[int]) -> None:
         for sequence in sequences:
             # Before its end, a chunk's parts may still be asked for.
             if (row := session.outcomes.pop(sequence, None)) is not None:

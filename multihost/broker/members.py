@@ -23,7 +23,15 @@ class Session:
     outcomes: dict[int, Row] = field(default_factory=dict)
     parts: dict[int, list[Row]] = field(default_factory=dict)  # what has come of chunks, in order
     result_bytes: int = 0  # of the contents of all these rows
+    # Of a detached job; an empty name: it is none.
+    job: str = ""
+    items: int = 0  # how many it has, once all are submitted
+    chunksize: int = 0  # how many of them each task has, but for the last; 0: not all are submitted
+    taken: int = 0  # how many of them, from the first on, were used
+    used_at: float = 0.0  # when it ran or had a client, by the wall clock; may lag a tenth of its time to live
     # What the master knows only as long as it runs.
+    collector: str = ""  # the id of the one who collects it
+    wanted: int | None = None  # the task whose outcome the collector waits for
     link: Link | None = None
     left_at: float = 0.0  # when its client left
     lacking: set[frozenset[str]] = field(default_factory=set)  # labels that no worker has; the client knows
@@ -31,6 +39,22 @@ class Session:
     @property
     def nested(self) -> bool:
         return self.depth > 0
+
+    @property
+    def sealed(self) -> bool:
+        """Whether it is a detached job that is whole, and so does without the program that submitted it."""
+        return self.chunksize > 0
+
+    @property
+    def dropped(self) -> int:
+        """How many of its first tasks are gone with all that came of them, if it is a detached job."""
+        return self.taken // self.chunksize if self.chunksize else 0
+
+    def items_ended(self) -> int:
+        """Of a detached job, how many items have their outcome; those of a chunk have it when all have."""
+        whole = (self.dropped + len(self.outcomes)) * self.chunksize
+        last = self.next_sequence - 1
+        return whole - (self.next_sequence * self.chunksize - self.items if last in self.outcomes else 0)
 
     def all_rows(self) -> list[Row]:
         """Everything that was not acknowledged, the parts of a chunk before its end."""

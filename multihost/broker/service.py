@@ -50,6 +50,7 @@ def make_server(
     broker = BrokerCore(
         lease_timeout=settings.lease_timeout,
         session_timeout=settings.session_timeout,
+        job_ttl=settings.job_ttl,
         queues=list(queues),
         queue_size=settings.queue_size,
         epoch=time.time() - time.monotonic(),
@@ -178,8 +179,12 @@ class Service:
                 "version": _,
             }:
                 answer["known"] = self._core.knows(session)
-                self._handle(events.ClientCame(peer.number, session, limit, name, lifetime))
+                job = str(info.get("job", ""))
+                self._handle(events.ClientCame(peer.number, session, limit, name, lifetime, job))
                 answer |= self._core.session_state(session)
+            case "client", {"collector": str(collector), "job": str(job), "version": _}:
+                self._handle(events.CollectorCame(peer.number, collector, job))
+                answer |= self._core.job_state(job)
             case "worker", {
                 "worker": str(id_),
                 "name": str(name),

@@ -59,6 +59,7 @@ class _Noted:
     """A session as it was when a snapshot was taken."""
 
     begin: Record
+    job: list[Record]  # that it is a detached job, and how far that is
     session_id: str
     next_sequence: int
     outcomes: list[Row]
@@ -71,15 +72,20 @@ class _Noted:
         """``apart`` are those of its tasks that are not in its line."""
         s = session
         begin = ("begin", s.session_id, s.name, s.limit, s.lifetime, s.family, s.depth, s.worker)
+        job: list[Record] = [("name_job", s.session_id, s.job)] if s.job else []
+        if s.sealed:
+            job.append(("seal", s.session_id, s.items, s.chunksize, s.used_at))
+            job.append(("take_items", s.session_id, s.taken))
         tasks = ledger.ready.tasks_of(s.session_id) + apart
         pasts: dict[int, Past] = {
             t.sequence: (t.losses, t.tries, t.done, t.expires_at) for t in tasks if t.begun or t.expires_at is not None
         }
         parts = [row for rows in s.parts.values() for row in rows]
-        return cls(begin, s.session_id, s.next_sequence, [*s.outcomes.values()], parts, tasks, pasts)
+        return cls(begin, job, s.session_id, s.next_sequence, [*s.outcomes.values()], parts, tasks, pasts)
 
     def records(self) -> Iterator[Record]:
         yield self.begin
+        yield from self.job
         yield "restore_session", self.session_id, self.next_sequence
         for some in _split(self.outcomes, lambda row: len(row[2])):
             yield "restore_outcomes", self.session_id, some

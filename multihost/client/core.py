@@ -50,6 +50,8 @@ class ClientCore:
     _finished_bytes: int = 0
     _questions: dict[int, int] = field(default_factory=dict)  # why a task is where it is: question -> task
     _questions_sent: set[int] = field(default_factory=set)
+    _seal: Message | None = None  # to be said behind the last task of a detached job, until it is answered
+    _seal_sent: bool = False
     _cancels: dict[int, bool] = field(default_factory=dict)  # to be cancelled (even when running), until answered
     _cancels_sent: set[int] = field(default_factory=set)
 
@@ -96,6 +98,8 @@ class ClientCore:
             for running in (False, True):
                 if these := [sequence for sequence in unasked if self._cancels[sequence] is running]:
                     batch = [*batch, ("cancel", these, running)]
+        if self._seal is not None and not self._seal_sent and not self._unsent and self._awaited < 0:
+            self._seal_sent, batch = True, [*batch, self._seal]
         if len(self._questions) > len(self._questions_sent):
             unasked = sorted(self._questions.keys() - self._questions_sent)
             self._questions_sent.update(unasked)
@@ -115,6 +119,17 @@ class ClientCore:
         for sequence in sequences:
             self._cancels.pop(sequence, None)
         self._cancels_sent.difference_update(sequences)
+
+    def seal(self, items: int, chunksize: int) -> None:
+        """Say, when the master has every task, that these are all of a detached job."""
+        self._seal = ("seal", items, chunksize)
+
+    @property
+    def sealed(self) -> bool:
+        return self._seal is None
+
+    def seal_answered(self) -> None:
+        self._seal = None
 
     def ask(self, question: int, sequence: int) -> None:
         """Ask the master why a task is where it is; ``question`` is a number of that question's own."""
@@ -168,6 +183,7 @@ class ClientCore:
         self._cancels = {sequence: how for sequence, how in self._cancels.items() if sequence in self.pending}
         self._cancels_sent.clear()
         self._questions_sent.clear()
+        self._seal_sent = False
         if not known:
             accepted = 0
         # What the master may have taken once does not fail because it, or the next one, is full.

@@ -62,6 +62,7 @@ class Session:
         limit: how many of its tasks run at once; None: as many as there are slots.
         lifetime: how many tasks a process runs before it is replaced; None: any number.
         door: for a session that a task opens, the way through its worker, which needs neither address nor key.
+        job: the name of the detached job that its tasks are; nothing comes back of them here.
         show: called with the function's name, the task's number, the worker's name and what the task printed.
     Raises: AuthenticationError: wrong key, at once; MasterUnreachable; ProtocolError: the master refused.
     """
@@ -76,10 +77,11 @@ class Session:
         lifetime: int | None = None,
         door: Door | None = None,
         show: Callable[[str, int, str, str], None] | None = None,
+        job: str = "",
     ) -> None:
         self.address = "the worker of this task" if address is None else address
-        self._authkey = authkey
-        self._connect_timeout = connect_timeout
+        self.authkey = authkey
+        self.connect_timeout = connect_timeout
         self._door = door
         self._show = show
         self._process = os.getpid()
@@ -90,6 +92,8 @@ class Session:
             "lifetime": lifetime,
             "name": name,
         }
+        if job:
+            self._info["job"] = job
         if door is not None:
             self._info["depth"] = door.depth + 1
         self._lock = threading.Lock()
@@ -284,6 +288,20 @@ class Session:
             plain = self._explained.pop(question, None)
         return Explanation("unknown", "silent", sequence, name) if plain is None else Explanation.of(plain)
 
+    def seal(self, items: int, chunksize: int) -> None:
+        """All tasks of a detached job were submitted; wait until the master has them. It then does without us.
+
+        Raises: the error that ended the session.
+        """
+        with self._lock:
+            self._core.seal(items, chunksize)
+        self._send_waiting()
+        with self._changed:
+            self._changed.wait_for(lambda: self._error or self._core.sealed)
+            if not self._core.sealed:
+                assert self._error is not None
+                raise self._error
+
     def _wait_for_room(self, patient: bool) -> None:
         """Wait until fewer tasks are unsent; under the lock.
 
@@ -383,6 +401,10 @@ class Session:
                     with self._changed:
                         self._core.accepted(below)
                         self._changed.notify_all()
+                case ("sealed",):
+                    with self._changed:
+                        self._core.seal_answered()
+                        self._changed.notify_all()
                 case ("full", below, what, limit, setting):
                     self._refused(below, ClusterFull(what, limit, setting))
                 case ("room",):
@@ -476,7 +498,7 @@ class Session:
         if self._door is not None:
             return self._door.open(self._info)
         assert isinstance(self.address, Address)
-        return attach(self.address, self._authkey, "client", self._info, self._connect_timeout, self._ended)
+        return attach(self.address, self.authkey, "client", self._info, self.connect_timeout, self._ended)
 
     def _attach(self, connection: Link, answer: dict[str, object]) -> None:
         with self._changed:
@@ -484,6 +506,8 @@ class Session:
             if not ended:
                 self._connection, self._attached = connection, time.monotonic()
             self._core.reconnected(bool(answer["known"]), int(str(answer["accepted"])))
+            if answer.get("sealed"):
+                self._core.seal_answered()  # and the answer was lost
             self._workers, self.slots = int(str(answer["workers"])), int(str(answer["slots"]))
         if ended:
             _say_goodbye(connection)
@@ -547,7 +571,7 @@ def _not_sent(error: BaseException, name: str) -> BaseException:
     return error
 
 
-def _opened(kind: str, content: bytes) -> tuple[bool, object]:
+def opened(kind: str, content: bytes) -> tuple[bool, object]:
     """An outcome as a callback gets it: (True, result) or (False, exception)."""
     if kind == CANCELLED:
         return False, CancelledError()
@@ -560,14 +584,14 @@ def _opened(kind: str, content: bytes) -> tuple[bool, object]:
 
 def _deliver_outcome(callback: Callback | Chunk, kind: str, content: bytes, note: str) -> None:
     if not isinstance(callback, Chunk):
-        succeeded, value = _opened(kind, content)
+        succeeded, value = opened(kind, content)
         if note and isinstance(value, BaseException):
             value.add_note(note)
         _deliver(callback, succeeded, value)
     elif kind in (PART, "result"):
         _guarded(callback.take, content, note)
     else:
-        _, value = _opened(kind, content)
+        _, value = opened(kind, content)
         if isinstance(value, BaseException) and note:
             value.add_note(note)
         _fail(callback, value)

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from multihost.errors import ClusterFull, MasterUnreachable, ProtocolError
+from multihost.errors import JOB_ERRORS, ClusterFull, MasterUnreachable, ProtocolError
 from multihost.payload import PYTHON_MINOR
 from multihost.settings import Address
 from multihost.wire import messages, sockets
@@ -128,7 +128,7 @@ class Connection:
     def hello(self, role: str, info: dict[str, object], deadline: float) -> dict[str, object]:
         """Turn the connection into a link of ``role``; what the master answers.
 
-        Raises: ProtocolError: the master refused, for the reason given; ClusterFull; ConnectionError.
+        Raises: ProtocolError: the master refused, for the reason given; ClusterFull; JobError; ConnectionError.
         """
         info = {"version": messages.PROTOCOL_VERSION, "python": PYTHON_MINOR, **info}
         self.send((None, "hello", (role, info), {}))
@@ -140,6 +140,8 @@ class Connection:
                 raise ConnectionError(reason)
             case ("#FULL", (str(what), int(limit), str(setting))):
                 raise ClusterFull(what, limit, setting)
+            case ("#JOB", (str(kind), str(name))) if kind in JOB_ERRORS:
+                raise JOB_ERRORS[kind](name)
             case _:
                 raise ProtocolError(f"the master refused this {role}: {str(answer)[:500]}")
 
@@ -228,7 +230,7 @@ def attach(
 
     Raises:
         MasterUnreachable: no master answered until then.
-        AuthenticationError, ProtocolError, ClusterFull: the master refused, which more attempts would not change.
+        AuthenticationError, ProtocolError, ClusterFull, JobError: the master refused, and would again.
         GivenUp: ``give_up`` was set meanwhile.
     """
     deadline = time.monotonic() + timeout

@@ -63,7 +63,14 @@ ROLES: dict[str, dict[str, tuple[Check, ...]]] = {
         "cancel": (_list_of(int), _a(bool)),
         "explain": (_a(int), _a(int)),  # the question's number, sequence number; "explained" answers it
         "ping": (),
-        "close": (),  # the session ends: its tasks are cancelled
+        "close": (),  # the session ends: its tasks are cancelled; those of a detached job that is sealed go on
+        # All of a detached job is submitted: so many items, in chunks of so many; "sealed" answers it.
+        "seal": (_a(int), _a(int)),
+        # Of a detached job: send the outcomes of the chunks from this number on, when there are any ("outcomes").
+        "collect": (_a(int),),
+        "taken": (_a(int),),  # the items of a detached job below this one were used; "taken" answers it
+        "count": (),  # how many items of a detached job have ended; "counted" answers it
+        "drop": (),  # end a detached job; "dropped" answers it
     },
     "worker": {
         "want": (_a(int),),  # how many more tasks the worker will take; replaces what it said before

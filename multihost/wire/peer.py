@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from multiprocessing import AuthenticationError
 from typing import TYPE_CHECKING, Protocol
 
-from multihost.errors import ClusterFull, JournalFull, ProtocolError
+from multihost.errors import ClusterFull, JobError, JournalFull, ProtocolError
 from multihost.wire import messages, sockets
 from multihost.wire.frames import Buffer, FrameReader, frame
 from multihost.wire.handshake import FAILURE, MAX_HANDSHAKE_FRAME, ServerHandshake
@@ -40,6 +40,7 @@ class Handler(Protocol):
         """A peer of ours opens its link; what is returned is its answer.
 
         Raises: ProtocolError: it is refused. JournalFull: not now, it may try again. ClusterFull: there are too many.
+            JobError: a detached job is not to be had.
         """
 
     def said(self, peer: int, batch: list[messages.Message]) -> None:
@@ -226,6 +227,10 @@ class Peer(asyncio.BufferedProtocol):
             answer = self._handler.hello(self, role, info)
         except ClusterFull as error:
             self.reply("#FULL", error.args)
+            self.close()
+            return
+        except JobError as error:
+            self.reply("#JOB", (type(error).__name__, error.name))
             self.close()
             return
         except (ProtocolError, JournalFull) as error:

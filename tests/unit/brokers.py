@@ -11,6 +11,7 @@ from multihost.broker.events import (
     Called,
     ClientCame,
     Close,
+    CollectorCame,
     Effect,
     Event,
     Gone,
@@ -28,13 +29,13 @@ from multihost.broker.tasks import TaskState
 from multihost.payload import content_id
 from multihost.wire.messages import Message, check_batch
 
-LEASE_TIMEOUT, SESSION_TIMEOUT = 10.0, 60.0
+LEASE_TIMEOUT, SESSION_TIMEOUT, JOB_TTL = 10.0, 60.0, 600.0
 QUEUES, QUEUE_SIZE = ["get_task_queue", "get_result_queue"], 2
 EPOCH = 1_700_000_000.25
 
 
 def make_core(bounds: Bounds | None = None) -> BrokerCore:
-    return BrokerCore(LEASE_TIMEOUT, SESSION_TIMEOUT, QUEUES, QUEUE_SIZE, EPOCH, bounds)
+    return BrokerCore(LEASE_TIMEOUT, SESSION_TIMEOUT, QUEUES, QUEUE_SIZE, EPOCH, bounds, JOB_TTL)
 
 
 def replayed(records: Iterable[Record]) -> BrokerCore:
@@ -123,10 +124,17 @@ class Broker:
 
     # --- peers -------------------------------------------------------------------------------------------------
 
-    def client(self, session: str = "s", limit: int | None = None, lifetime: int | None = None) -> int:
+    def client(self, session: str = "s", limit: int | None = None, lifetime: int | None = None, job: str = "") -> int:
         connection = self._connect("client")
         self.sessions[connection] = session
-        self.handle(ClientCame(connection, session, limit, f"program {session}", lifetime))
+        self.handle(ClientCame(connection, session, limit, f"program {session}", lifetime, job))
+        return connection
+
+    def collector(self, job: str, collector: str = "c") -> int:
+        """A client that attaches to a detached job."""
+        connection = self._connect("client")
+        self.handle(CollectorCame(connection, collector, job))
+        self.sessions[connection] = str(self.core.job_state(job)["session"])
         return connection
 
     def worker(
@@ -372,6 +380,12 @@ def check_invariants(core: BrokerCore, restarted: bool = False) -> None:
     for name, session in sessions.items():
         assert session.result_bytes == sum(len(row[2]) for row in session.all_rows())
         assert session.link is None or not lines[name].held
+
+    # A detached job is found by its name, and keeps what comes of its tasks until that was used.
+    assert {session.job: session for session in sessions.values() if session.job} == ledger.jobs
+    for job in (job for job in ledger.jobs.values() if job.sealed):
+        here = {task.sequence for task in tasks if task.session == job.session_id} | set(job.outcomes)
+        assert here == set(range(job.dropped, job.next_sequence)), "a task of a detached job is lost"
 
     # What came of a chunk is kept until its client has acknowledged the whole.
     unfinished = {(task.session, task.sequence) for task in (*queued, *(task for _, _, task in leased))}

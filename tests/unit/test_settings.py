@@ -30,6 +30,7 @@ GOOD: dict[str, tuple[str, str, object]] = {
     "MULTIHOST_ADDRESS": ("address", "master:6000", Address("master", 6000)),
     "MULTIHOST_CONNECT_TIMEOUT": ("connect_timeout", "0.5", 0.5),
     "MULTIHOST_DRAIN_TIMEOUT": ("drain_timeout", "120", 120.0),
+    "MULTIHOST_JOB_TTL": ("job_ttl", "3600", 3600.0),
     "MULTIHOST_JOURNAL": ("journal", " /data/my journal ", "/data/my journal"),
     "MULTIHOST_JOURNAL_SYNC": ("journal_sync", "Full", "full"),
     "MULTIHOST_LABELS": ("labels", "gpu, big,gpu", ("big", "gpu")),
