@@ -16,8 +16,9 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from multihost.client.chunk import Chunk
+from multihost.client.delivery import opened
 from multihost.client.feed import each_alone
-from multihost.client.session import Session, opened
+from multihost.client.session import Session
 from multihost.errors import JobUnknown, ProtocolError, SettingsError
 from multihost.joining import parsed
 from multihost.options import Options
@@ -70,6 +71,8 @@ def check_name(name: object) -> None:
         raise TypeError(f"the name of a detached job must be a str, not {name!r}")
     if not 0 < len(name) <= _MAX_NAME:
         raise ValueError(f"the name of a detached job has from 1 to {_MAX_NAME} characters, not {len(name)}")
+    if not name.isprintable():
+        raise ValueError(f"the name of a detached job can be printed on one line, not {name!r}")
 
 
 def submit(

@@ -24,11 +24,12 @@ from typing import Any, NamedTuple
 from multihost.client.chunk import Chunk, PartCallback, wire_options
 from multihost.client.code import Blob, CodeBook, Initializer
 from multihost.client.core import ClientCore, Pending
+from multihost.client.delivery import Callback, deliver, deliver_outcome, fail
 from multihost.enclosing import Door, Link
 from multihost.errors import ClientClosed, ClusterFull, ForkedClient, MultihostError, ProtocolError, TaskTooLarge
 from multihost.explain import Explanation
 from multihost.options import PLAIN, Options
-from multihost.payload import dumps, load_error, loads
+from multihost.payload import dumps
 from multihost.settings import Address
 from multihost.wire.connection import GivenUp, Patience, attach
 from multihost.wire.messages import CANCELLED, PART, Message
@@ -42,9 +43,6 @@ _SILENCE_SECONDS = 20.0
 _MAX_UNSENT = 20_000
 _CLOSE_SECONDS = 2.0
 _CANCEL_SECONDS = 10.0
-
-# Called once with (True, result) or (False, exception); in the receiving thread, or in the submitting one.
-Callback = Callable[[bool, object], None]
 
 
 class Prepared(NamedTuple):
@@ -160,7 +158,7 @@ class Session:
         try:
             payload = self._pickled(function, (args, kwds))
         except (Exception, SystemExit) as unsendable:
-            _deliver(callback, False, _not_sent(unsendable, function.name))
+            deliver(callback, False, _not_sent(unsendable, function.name))
             return -1
         return self._add(function, options.wire, payload, callback, _made_at(options), patient)
 
@@ -225,7 +223,7 @@ class Session:
                 alone = self._workers == 0 and len(self._callbacks) == 1
                 parcel = self._next_parcel()
         if full is not None:
-            _fail(callback, full)
+            fail(callback, full)
             return -1
         if alone:
             self._warn_of_no_worker()
@@ -252,7 +250,7 @@ class Session:
             self._asking.update(rest)
             self._changed.notify_all()
         for callback in callbacks:
-            _fail(callback, CancelledError())
+            fail(callback, CancelledError())
         self._send_waiting()
         with self._changed:
             if threading.current_thread() is not self._receiver:
@@ -436,7 +434,7 @@ class Session:
             callbacks = [self._callbacks.pop(sequence) for sequence in self._core.refused(below)]
             self._changed.notify_all()
         for callback in callbacks:
-            _fail(callback, error)
+            fail(callback, error)
 
     def _take(self, outcomes: list[tuple[int, str, bytes, str]]) -> None:
         fresh: list[tuple[Callback | Chunk, str, bytes, str]] = []
@@ -448,7 +446,7 @@ class Session:
                 if task is not None and callback is not None:
                     fresh.append((callback, kind, content, whence and self._note(sequence, task, whence)))
         for callback, kind, content, note in fresh:
-            _deliver_outcome(callback, kind, content, note)
+            deliver_outcome(callback, kind, content, note)
         if cancelled := [sequence for sequence, kind, _, _ in outcomes if kind == CANCELLED]:
             self._note_cancelled(cancelled, True)
 
@@ -548,7 +546,7 @@ class Session:
                 _say_goodbye(connection)
         finally:
             for callback in callbacks:
-                _fail(callback, error)
+                fail(callback, error)
 
 
 def _say_goodbye(connection: Link) -> None:
@@ -571,49 +569,5 @@ def _not_sent(error: BaseException, name: str) -> BaseException:
     return error
 
 
-def opened(kind: str, content: bytes) -> tuple[bool, object]:
-    """An outcome as a callback gets it: (True, result) or (False, exception)."""
-    if kind == CANCELLED:
-        return False, CancelledError()
-    try:
-        return (True, loads(content)) if kind == "result" else (False, load_error(content))
-    except BaseException as error:  # a __reduce__ of the user's may raise anything
-        error.add_note("the task ran, but its result cannot be rebuilt in this program")
-        return False, error
-
-
-def _deliver_outcome(callback: Callback | Chunk, kind: str, content: bytes, note: str) -> None:
-    if not isinstance(callback, Chunk):
-        succeeded, value = opened(kind, content)
-        if note and isinstance(value, BaseException):
-            value.add_note(note)
-        _deliver(callback, succeeded, value)
-    elif kind in (PART, "result"):
-        _guarded(callback.take, content, note)
-    else:
-        _, value = opened(kind, content)
-        if isinstance(value, BaseException) and note:
-            value.add_note(note)
-        _fail(callback, value)
-
-
-def _fail(callback: Callback | Chunk, error: object) -> None:
-    if isinstance(callback, Chunk):
-        _guarded(callback.fail, error)
-    else:
-        _guarded(callback, False, error)
-
-
 def _shifted(callback: PartCallback, by: int) -> PartCallback:
     return lambda start, outcomes, seconds, size_bytes: callback(start + by, outcomes, seconds, size_bytes)
-
-
-def _deliver(callback: Callback, succeeded: bool, value: object) -> None:
-    _guarded(callback, succeeded, value)
-
-
-def _guarded(call: Callable[..., None], *args: object) -> None:
-    try:
-        call(*args)
-    except BaseException:  # the user's own callback: even sys.exit must not end the thread that serves all the others
-        logger.exception("a callback of a task raised")
