@@ -1,8 +1,9 @@
 """The master's shell: the one place where the wire's server and the broker's core meet.
 
 Whatever arrives in one turn of the event loop goes through the core, and what the core sends is gathered for each
-connection and written as one frame at the end of the turn. Before that the journal is committed: nobody learns of
-anything that a restart would not know.
+connection and written as one frame at the end of the turn; at once, where a single connection had something, for then
+there is nothing else to gather. Before that the journal is committed: nobody learns of anything that a restart would
+not know.
 
 While the journal cannot be written, what would change anything waits: nothing of it is acknowledged. Signs of life and
 questions are answered, the shared queues can be read, and each tick tries again.
@@ -33,8 +34,9 @@ T = TypeVar("T")
 QUEUES = ("get_task_queue", "get_result_queue")
 # What peers may ask and say while nothing can be written down.
 _HARMLESS = {"ping", "heartbeat", "ask"}
-# Nobody waits for these alone: they go with what is sent to their peer next, or after so long. Longer keeps clients
-# with much to submit waiting while nothing comes back; shorter is a send for each task, where tasks come one by one.
+# Nobody waits for these alone: they go with what is sent to their peer next, or later: "accepted" after so long, which
+# longer would keep clients with much to submit waiting while nothing comes back, and shorter would be a send for each
+# task, where tasks come one by one; "recorded", which only frees memory, at the next tick.
 _LEISURELY = {"accepted", "recorded"}
 _LEISURE_SECONDS = 0.002
 
@@ -124,9 +126,12 @@ class Service:
         self._max_payload = max_payload
         self._links: dict[int, _Link] = {}
         self._dirty: dict[int, _Link] = {}  # links with something in their outbox, to be flushed
-        self._leisurely: set[int] = set()  # links that have had something in their outbox that can wait for a while
+        # Links with something in their outbox that can wait for a while, and until when, the first to be due in front.
+        self._leisurely: dict[int, float] = {}
+        self._leisure: asyncio.TimerHandle | None = None
         self._replies: list[Reply] = []  # to callers of shared queues, to be flushed
         self._flushing = False  # whether that is due at the end of this turn
+        self._at_once = False  # whether a single peer speaks in this turn, so that its end is when ``said_all`` comes
         self._ended = False
         self._server: Server
         self._loop: asyncio.AbstractEventLoop
@@ -208,9 +213,15 @@ class Service:
             return
         if self._full is not None:
             batch = self._answer_at_once(link, batch)
+        self._at_once = self._server.one_speaks
         if batch:
             self._handle_or_hold(events.Said(peer, batch))
         self._set_alarm()
+
+    def said_all(self) -> None:
+        self._at_once = False
+        if self._flushing:
+            self._flush()
 
     def heard(self, peer: int) -> None:
         self._core.handle(events.Heard(peer), self._loop.time())
@@ -222,6 +233,7 @@ class Service:
     def closed(self, peer: int, delivered: bool) -> None:
         self._links.pop(peer, None)
         self._dirty.pop(peer, None)
+        self._leisurely.pop(peer, None)
         if not self._ended:
             self._handle_or_hold(events.Gone(peer, delivered))
 
@@ -252,20 +264,24 @@ class Service:
         if link is None or (message[0] == "output" and not link.peer.writable):
             return  # what tasks print is for those who look at once; nobody's memory is to hold it
         link.outbox.append(message)
-        if message[0] in _LEISURELY:
-            self._mark_later(connection)
-        else:
+        if message[0] not in _LEISURELY:
             self._mark(link)
+        elif message[0] == "accepted":
+            self._mark_later(connection)
 
     def _mark_later(self, connection: int) -> None:
-        if not self._leisurely:
-            self._loop.call_later(_LEISURE_SECONDS, self._mark_leisurely)
-        self._leisurely.add(connection)
+        due = self._loop.time() + _LEISURE_SECONDS
+        self._leisurely.setdefault(connection, due)
+        if self._leisure is None:
+            self._leisure = self._loop.call_at(due, self._mark_leisurely)
 
     def _mark_leisurely(self) -> None:
-        numbers, self._leisurely = self._leisurely, set()
-        for number in numbers:
+        now = self._loop.time()
+        for number in [number for number, due in self._leisurely.items() if due <= now]:
+            del self._leisurely[number]
             self.writable(number)
+        due = next(iter(self._leisurely.values()), None)
+        self._leisure = None if due is None else self._loop.call_at(due, self._mark_leisurely)
 
     def _mark(self, link: _Link) -> None:
         self._dirty[link.peer.number] = link
@@ -282,7 +298,8 @@ class Service:
     def _flush_soon(self) -> None:
         if not self._flushing:
             self._flushing = True
-            self._loop.call_soon(self._flush)
+            if not self._at_once:
+                self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flushing = False
@@ -299,6 +316,7 @@ class Service:
             # A peer that does not read keeps its messages here, as references, rather than encoded in a buffer.
             if link.outbox and (link.peer.writable or link.close_for is not None):
                 batch, link.outbox = link.outbox, []
+                self._leisurely.pop(link.peer.number, None)
                 link.peer.send(batch)
             if link.close_for is not None:
                 reason, level = link.close_for
@@ -378,6 +396,8 @@ class Service:
 
     def _tick(self) -> None:
         self._loop.call_later(TICK_SECONDS, self._tick)
+        for number in self._links:
+            self.writable(number)
         self._handle(events.Tick())
 
     def _set_alarm(self) -> None:

@@ -46,6 +46,9 @@ class Handler(Protocol):
     def said(self, peer: int, batch: list[messages.Message]) -> None:
         """A checked batch of messages."""
 
+    def said_all(self) -> None:
+        """That was all that has come from the peer in this turn of the event loop, and nobody else said anything."""
+
     def heard(self, peer: int) -> None:
         """Part of a large frame has come."""
 
@@ -99,6 +102,9 @@ class Peer(asyncio.BufferedProtocol):
         except ProtocolError as error:
             self._break_off(str(error))
             return
+        finally:
+            if self._role and self._server.one_speaks:
+                self._handler.said_all()
         if self._frames.pending and self._role:
             self._handler.heard(self.number)
 

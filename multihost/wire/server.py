@@ -7,6 +7,7 @@ Source: replaces ``multiprocessing.managers.Server``, which has a thread for eac
 import asyncio
 import itertools
 import logging
+import selectors
 import socket
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,17 @@ logger = logging.getLogger(__name__)
 
 _BACKLOG = 1024
 _SELDOM_SECONDS = 10.0  # a flood of strangers must not fill the disk with lines about it
+
+
+class _Selector(selectors.DefaultSelector):
+    """Knows how many of the event loop's connections had something in this turn."""
+
+    found = 0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        events: list[tuple[selectors.SelectorKey, int]] = super().select(timeout)
+        self.found = len(events)
+        return events
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +63,15 @@ class Server:
         self._socket = socket.create_server(address.pair, family=family, backlog=_BACKLOG)
         host, port = self._socket.getsockname()[:2]
         self.address = (host, port)
+        self._selector = _Selector()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped: asyncio.Event | None = None
         self._stop_asked = False
 
     def serve_forever(self) -> None:
         """Serve until ``stop`` is called; then close every connection and return."""
-        asyncio.run(self._serve())
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(self._selector)) as runner:
+            runner.run(self._serve())
 
     def stop(self) -> None:
         """End ``serve_forever``; may be called from a signal handler or another thread."""
@@ -94,6 +108,11 @@ class Server:
         """A stranger has proved that he knows the key."""
         self._doorway.leave(peer)
         self.peers[peer.number] = peer
+
+    @property
+    def one_speaks(self) -> bool:
+        """Whether in this turn of the event loop a single connection had something."""
+        return self._selector.found == 1
 
     @property
     def full(self) -> ClusterFull | None:
