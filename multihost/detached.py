@@ -24,7 +24,7 @@ from multihost.joining import parsed
 from multihost.options import Options
 from multihost.payload import Outcomes
 from multihost.settings import Address, read_authkey, read_settings
-from multihost.wire.connection import Connection
+from multihost.wire.connection import Connection, Patience
 from multihost.wire.connection import attach as attach_link
 from multihost.wire.messages import PART, Message
 
@@ -126,6 +126,8 @@ class Job(Iterator[T], Generic[T]):
         self._address, self._authkey, self._patience = address, authkey, patience
         self._collector = secrets.token_hex(16)
         self._link: Connection | None = None
+        self._linked = 0.0  # when that began, in monotonic seconds
+        self._pause = Patience()
         self._closed = False
         self._session = ""  # the job's id at the master: another one may have the same name later
         self._items = self._chunksize = 0
@@ -142,7 +144,7 @@ class Job(Iterator[T], Generic[T]):
 
     def __len__(self) -> int:
         """How many items the job has, with those that were acknowledged."""
-        self._connected()
+        self._open()
         return self._items
 
     def ended(self) -> int:
@@ -171,7 +173,7 @@ class Job(Iterator[T], Generic[T]):
             exception, after which the next results can still be had.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._connected()
+        self._open()
         self._acknowledge(deadline)
         if self._over:
             raise StopIteration
@@ -190,7 +192,7 @@ class Job(Iterator[T], Generic[T]):
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         if self._got is None:
-            self._connected()
+            self._open()
             first, outcomes = self._given, list[tuple[bool, Any]]()
             try:
                 while self._given < self._items:
@@ -280,6 +282,7 @@ class Job(Iterator[T], Generic[T]):
                 raise
             except OSError:
                 self._disconnect()
+                time.sleep(self._pause.after(lasted=time.monotonic() - self._linked))
             if deadline is not None and time.monotonic() > deadline and not answered():
                 raise multiprocessing.TimeoutError
 
@@ -337,10 +340,19 @@ class Job(Iterator[T], Generic[T]):
 
     # --- connections -------------------------------------------------------------------------------------------
 
-    def _connected(self) -> Connection:
-        """Raises: JobError; MasterUnreachable; AuthenticationError; ValueError: it was closed."""
+    def _open(self) -> None:
+        """Know the job; afterwards there may be no connection, and of a job that is over there is none."""
+        self._check_open()
+        if not self._session:
+            self._connected()
+
+    def _check_open(self) -> None:
         if self._closed:
             raise ValueError(f"the detached job {self.name!r} was closed here; attach to it again")
+
+    def _connected(self) -> Connection:
+        """Raises: JobError; MasterUnreachable; AuthenticationError; ValueError: it was closed."""
+        self._check_open()
         if self._link is None:
             info: dict[str, object] = {"collector": self._collector, "job": self.name}
             link, answer = attach_link(self._address, self._authkey, "client", info, self._patience, threading.Event())
@@ -353,7 +365,7 @@ class Job(Iterator[T], Generic[T]):
                 self._items, self._chunksize = int(str(answer["items"])), int(str(answer["chunksize"]))
                 self._given = self._acknowledged = taken
                 self._sequence = taken // self._chunksize
-            self._link, self._chunk = link, None
+            self._link, self._linked, self._chunk = link, time.monotonic(), None
         return self._link
 
     def _disconnect(self) -> None:

@@ -190,3 +190,39 @@ def test_a_cluster_of_ones_own_has_no_detached_jobs() -> None:
         pool.map_async(tasks.square, range(3), detached="j")
     with pytest.raises(multihost.SettingsError, match="address"):
         multihost.attach("j")
+
+
+def test_a_collector_that_loses_its_connection_goes_on_where_it_was(lasting: Cluster) -> None:
+    lasting.start_master()
+    lasting.start_worker()
+    with lasting.pool() as pool:
+        job = pool.map_async(tasks.square, range(40), chunksize=3, detached="j")
+    found = []
+    for result in job:
+        found.append(result)
+        if len(found) % 5 == 0 and job._link is not None:
+            job._link.interrupt()
+    assert found == [n * n for n in range(40)]
+
+
+def test_a_job_whose_last_acknowledgement_goes_unanswered_is_over_nevertheless(
+    lasting: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lasting.start_master()
+    lasting.start_worker()
+    with lasting.pool() as pool:
+        job = pool.map_async(tasks.square, range(3), detached="j")
+    lasting.wait_for(sessions=1, done=3)
+    found = [next(job) for _ in range(3)]
+
+    def lose_the_answer(*_: object) -> None:
+        lasting.wait_for(sessions=0)
+        raise ConnectionError("lost")
+
+    monkeypatch.setattr(job, "_receive", lose_the_answer)
+    assert [*found, *job] == [0, 1, 4]
+    assert [*job] == [], "over it stays"
+    assert (len(job), job.ended(), job.ready()) == (3, 3, True)
+    job.close()
+    with pytest.raises(ValueError, match="closed"):
+        next(job)

@@ -51,6 +51,49 @@ def names(messages: list[Message]) -> list[object]:
     return [message[0] for message in messages]
 
 
+# --- detached jobs ---------------------------------------------------------------------------------------------------
+
+
+def test_seal_leaves_when_every_task_was_accepted(client: ClientCore) -> None:
+    add(client, b"0", b"1")
+    client.seal(2, 1)
+    assert names(batch(client)) == ["blob", "blob", "submit"]
+    assert batch(client) == []
+    client.accepted(2)
+    assert batch(client) == [("seal", 2, 1)]
+    assert batch(client) == []
+    assert not client.sealed
+    client.seal_answered()
+    assert client.sealed
+
+
+def test_seal_waits_for_tasks_that_the_master_has_no_room_for(client: ClientCore) -> None:
+    for payload in (b"0", b"1"):
+        client.add(CODE_OF_F, PLAIN.wire, payload, patient=True)
+    batch(client)
+    client.seal(2, 1)
+    client.refused(1)
+    assert names(batch(client)) == ["waits"]
+    client.room()
+    assert submits(batch(client)) == [("submit", 1, F.blob_id, {}, [b"1"])]
+    client.accepted(2)
+    assert batch(client) == [("seal", 2, 1)]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_seal_is_said_again_over_a_new_connection(client: ClientCore, known: bool) -> None:
+    add(client, b"0")
+    client.seal(1, 1)
+    batch(client)
+    client.accepted(1)
+    assert batch(client) == [("seal", 1, 1)]
+    client.reconnected(known, 1 if known else 0)
+    if not known:
+        assert names(batch(client)) == ["blob", "blob", "submit"]
+        client.accepted(1)
+    assert batch(client) == [("seal", 1, 1)]
+
+
 # --- batches ---------------------------------------------------------------------------------------------------------
 
 
