@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from multihost.errors import ProtocolError
 from multihost.wire.frames import Buffer
+from multihost.wire.opcodes import check_sizes
 
 PROTOCOL_VERSION = 2
 # What a frame holds that is no single message: a larger batch goes in several.
@@ -150,6 +151,7 @@ def decode(content: Buffer) -> object:
 
     Raises: ProtocolError for anything else; nothing of it has been imported or called.
     """
+    check_sizes(content)
     try:
         return _PlainUnpickler(io.BytesIO(content)).load()
     except ProtocolError:

@@ -86,6 +86,18 @@ def test_the_compose_file_passes_every_setting_on_and_has_the_documented_default
     assert f"${{MULTIHOST_PUBLISH:-{settings_table()['MULTIHOST_PUBLISH'].strip('`')}}}:{DEFAULT_PORT}" in compose
 
 
+def test_every_service_of_the_compose_file_is_bounded_in_processes_and_log() -> None:
+    compose = (ROOT / "docker-compose.yml").read_text()
+    shared = compose[compose.index("x-service:") : compose.index("x-settings:")]
+    assert f"pids_limit: ${{MULTIHOST_PIDS:-{settings_table()['MULTIHOST_PIDS']}}}\n" in shared
+    assert re.search(r"logging: \{driver: local, options: \{max-size: \w+, max-file: \"\d+\"\}\}", shared)
+    services = compose[compose.index("\nservices:") : compose.index("\nnetworks:")]
+    names = re.findall(r"^  \w+:$", services, re.MULTILINE)
+    assert len(names) == services.count("<<: *service\n") > 0
+    assert "pids_limit" not in services
+    assert "logging" not in services
+
+
 def test_the_readme_tells_every_exit_code() -> None:
     (sentence,) = re.findall(r"The programs exit with 0 .*?\n\n", README, re.DOTALL)
     assert {int(code) for code in re.findall(r"\b\d+\b", sentence)} == {*map(int, ExitCode)}
