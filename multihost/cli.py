@@ -170,10 +170,10 @@ def requeue(address: str | None, as_json: bool, every: bool, numbers: tuple[int,
 @dead.command()
 @address_option
 @json_option
-@click.option("--all", "every", is_flag=True, help="All dead letters, those that were run again included.")
+@click.option("--all", "every", is_flag=True, help="All dead letters; not those that run again.")
 @click.argument("numbers", metavar="LETTER...", type=letter_number, nargs=-1)
 def drop(address: str | None, as_json: bool, every: bool, numbers: tuple[int, ...]) -> Action:
-    """Forget LETTERs: certificate, arguments and code."""
+    """Forget LETTERs: certificate, arguments and code. One that was requeued is cancelled."""
     _check_chosen(every, numbers)
     return lambda: _change("drop", address, as_json, every, numbers, "dropped")
 

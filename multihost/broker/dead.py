@@ -17,6 +17,7 @@ from multihost.payload import name_in
 
 # The options that a requeued task keeps; when it was to begin, or not to begin any more, has passed.
 _KEPT = ("retries", "backoff", "priority", "labels", "timeout", "memory", "name")
+_NO_LETTER = "there is no such dead letter"
 
 
 class DeadLetters:
@@ -52,14 +53,14 @@ class DeadLetters:
         return [*(Send(link, ("dead_code", *blob)) for blob in blobs), Send(link, ("dead_task", task))]
 
     def drop(self, link: Link, numbers: list[int]) -> list[Effect]:
+        """One that was requeued is cancelled: it may wait for a worker that never comes."""
         effects: list[Effect] = []
         rows = []
         for number in numbers:
             letter = self._ledger.letters.get(number)
-            problem = self._problem(letter)
-            if letter is not None and not problem:
+            if letter is not None:
                 effects += self._drop(letter)
-            rows.append((number, problem))
+            rows.append((number, _NO_LETTER if letter is None else ""))
         return [*effects, Send(link, ("dead_done", rows))]
 
     def requeue(self, link: Link, numbers: list[int], now: float) -> list[Effect]:
@@ -67,10 +68,13 @@ class DeadLetters:
         rows = []
         for number in numbers:
             letter = self._ledger.letters.get(number)
-            problem = self._problem(letter)
-            if letter is not None and not problem:
+            if letter is None:
+                rows.append((number, _NO_LETTER))
+            elif letter.home in self._ledger.letters.running:
+                rows.append((number, "it was requeued, and has not ended yet"))
+            else:
                 self._requeue(letter, now)
-            rows.append((number, problem))
+                rows.append((number, ""))
         return [Send(link, ("dead_done", rows))]
 
     # --- what becomes of them ----------------------------------------------------------------------------------
@@ -94,14 +98,10 @@ class DeadLetters:
         letters, bounds = self._ledger.letters, self._bounds
         return len(letters) > bounds.dead_letters or letters.size_bytes > bounds.dead_letter_bytes
 
-    def _problem(self, letter: DeadLetter | None) -> str:
-        """Why nothing can be done with it; empty, if something can."""
-        if letter is None:
-            return "there is no such dead letter"
-        return "it was requeued, and has not ended yet" if letter.home in self._ledger.letters.running else ""
-
     def _drop(self, letter: DeadLetter) -> list[Effect]:
-        return self._workers.drop_code(self._ledger.drop_letter(letter.number))
+        runs = letter.home in self._ledger.letters.running
+        ended = self._end(self._ledger.sessions[letter.home]) if runs else []
+        return ended + self._workers.drop_code(self._ledger.drop_letter(letter.number))
 
     def _requeue(self, letter: DeadLetter, now: float) -> None:
         options: dict[object, object] = {name: letter.options[name] for name in _KEPT if name in letter.options}

@@ -3,6 +3,7 @@
 What is kept here is changed by the ledger's commands alone.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -17,7 +18,7 @@ _HOLDER = f"{_OURS}s"  # whoever uses the code that letters need
 
 def is_ours(session_id: str) -> bool:
     """Whether no program may have a session of that id."""
-    return session_id.startswith(_OURS)
+    return re.fullmatch(rf"{_OURS}(s|-[0-9]+)", session_id) is not None
 
 
 @dataclass(slots=True, eq=False)
@@ -87,6 +88,7 @@ class LetterBox:
     def remove(self, number: int) -> set[str]:
         """The ids of the blobs that nobody uses any more."""
         letter = self._letters.pop(number)
+        self.running.pop(letter.home, None)
         self.size_bytes -= letter.weight
         needed = self._blobs.reach(letter.function_id)
         self._uses.subtract(needed)

@@ -22,6 +22,7 @@ from multihost.broker.events import (
     Tick,
     WorkerCame,
 )
+from multihost.broker.letters import is_ours
 from multihost.broker.members import Link
 from multihost.broker.queues import Reply
 from multihost.broker.records import Record, decode, encode
@@ -367,7 +368,7 @@ def check_invariants(core: BrokerCore, restarted: bool = False) -> None:
     assert needed == {blob_id for blob_id, blob in blobs.items() if "dead-letters" in blob.sessions}
     weights = [letter.weight for letter in ledger.letters] + [ledger.blobs.size(blob_id) for blob_id in needed]
     assert ledger.letters.size_bytes == sum(weights)
-    assert set(ledger.letters.running) == {name for name in sessions if name.startswith("dead-letter")}
+    assert set(ledger.letters.running) == {name for name in sessions if is_ours(name)}
 
     # A connection or channel serves one session, both ways; a channel is as good as its worker.
     assert {c: s.session_id for c, s in core._clients.by_link.items()} == {

@@ -4,16 +4,19 @@ Clients and workers come, speak, fall silent, die and return at random; tasks op
 checks the core's invariants after each event; here is what the peers may expect.
 """
 
+import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from multihost.broker.events import Heard
+from multihost.broker.letters import DeadLetter, is_ours
 from multihost.broker.members import Link
 from multihost.broker.records import Record
 from multihost.broker.tasks import MAX_DELIVERIES
@@ -148,7 +151,7 @@ class Cluster(RuleBasedStateMachine):
             assert not client.nested or client.link is None or client.link[0] in self.workers  # type: ignore[index]
             if client.link is not None:
                 self.hear(client, self.broker.take(client.link))
-        known = {client.session for client in self.clients}
+        known = {client.session for client in self.clients} | self.letters_that_run()
         assert {client.family for client in self.clients if client.nested} <= known
         for worker in self.workers.values():
             assert {lease.task[0] for lease in worker.held.values()} <= known, "a task of a session that has ended runs"
@@ -157,6 +160,19 @@ class Cluster(RuleBasedStateMachine):
         leased = Counter(lease.task for worker in holders for lease in worker.held.values())
         assert all(count == 1 for count in leased.values()), "a task is held twice"
         assert self.broker.count("leased") == len(leased)
+
+    def letters_that_run(self) -> set[str]:
+        """The sessions of dead letters that were requeued; each letter's state is what came of it."""
+        letters = self.broker.core._ledger.letters
+        for letter in letters:
+            task = self.tasks.get((letter.home, 0))
+            if task is None or task.spent:
+                assert letter.state == "dead"
+            elif task.settled is not None:
+                assert letter.state == {"result": "done", "error": "failed"}[task.settled[0]]
+            else:
+                assert letter.state == "requeued"
+        return set(letters.running)
 
     def give_up_the_absent(self) -> None:
         """The master waits no longer for workers that are not back."""
@@ -188,7 +204,7 @@ class Cluster(RuleBasedStateMachine):
     def is_granted_rightly(
         self, worker: Worker, family: str, token: int, payload: bytes, options: dict[str, Any]
     ) -> None:
-        session, number = payload.decode().split()
+        session, number = (family, "0") if is_ours(family) and "depth" not in options else payload.decode().split()
         task = self.tasks[session, int(number)]
         assert not worker.draining
         assert token not in self.tokens
@@ -541,13 +557,51 @@ class Cluster(RuleBasedStateMachine):
         self.broker.leave(connection)
         self.listen()
 
+    # --- dead letters ------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: any(worker.held for worker in self.workers.values()))
+    @rule(which=PICK)
+    def task_kills_whatever_runs_it(self, which: int) -> None:
+        """As long as there is a worker that takes it."""
+        held: list[Held] = [lease for worker in self.workers.values() for lease in worker.held.values()]
+        name = pick(which, held).task
+        while holders := [
+            (connection, token)
+            for connection, worker in self.workers.items()
+            for token, lease in worker.held.items()
+            if lease.task == name and self.tasks[name].done < ITEMS  # of a chunk, the master does not know how many
+        ]:
+            connection, token = holders[0]
+            del self.workers[connection].held[token]
+            self.tasks[name].lose()
+            self.broker.say(connection, ("settle", [(token, "lost", b"killed")]), ("want", 1))
+            self.listen()
+
+    @precondition(lambda self: len(self.broker.core._ledger.letters) > 0)
+    @rule(which=PICK, what=st.sampled_from(["dead_drop", "dead_requeue", "dead_requeue"]))
+    def dead_letter_is_decided_on(self, which: int, what: str) -> None:
+        letters = self.broker.core._ledger.letters
+        letter: DeadLetter = pick(which, [*letters])
+        runs = letter.home in letters.running
+        if what == "dead_requeue" and not runs:
+            kept = ("retries", "backoff", "labels", "priority")
+            self.tasks[letter.home, 0] = Task({name: letter.options[name] for name in kept if name in letter.options})
+        monitor = self.broker.monitor()
+        self.broker.say(monitor, (what, [letter.number]))
+        problem = "it was requeued, and has not ended yet" if runs and what == "dead_requeue" else ""
+        assert self.broker.take(monitor) == [("dead_done", [(letter.number, problem)])]
+        self.listen()
+
     # --- time --------------------------------------------------------------------------------------------------
 
     @rule(seconds=st.sampled_from([0.5, 2.0, LEASE_TIMEOUT / 2, LEASE_TIMEOUT + 1]), alive=st.integers(0, 7))
     def time_passes(self, seconds: float, alive: int) -> None:
         """``alive`` says, in its bits, which workers are heard meanwhile."""
         heard = [connection for n, connection in enumerate(self.workers) if alive >> (n % 3) & 1]
-        self.broker.pass_time(seconds, *heard)
+        end = self.broker.now + seconds
+        while self.broker.now < end:  # what is granted meanwhile is read when it comes
+            self.broker.pass_time(min(0.5, end - self.broker.now), *heard)
+            self.listen()
         assert not set(heard) & set(self.broker.closed)
         self.listen()
 
@@ -650,3 +704,45 @@ class Cluster(RuleBasedStateMachine):
 
 TestCluster: Callable[[], Any] = Cluster.TestCase
 TestCluster.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_dead_letters_are_right_in_histories_that_are_full_of_them(seed: int) -> None:
+    """Hypothesis hardly ever comes to a third loss, and then to a decision about it."""
+    chance, cluster = random.Random(seed), Cluster()
+
+    def any_one() -> int:
+        return chance.randrange(1 << 16)
+
+    for step in range(120):
+        held = any(worker.held for worker in cluster.workers.values())
+        match chance.randrange(12):
+            case 0:
+                cluster.client_comes(chance.choice([None, 2]))
+            case 1 | 2 if cluster.clients:
+                cluster.submit(any_one(), 3, 0, chance.randrange(3), chance.choice(OPTIONS))
+            case 3 | 4 if held:
+                cluster.task_kills_whatever_runs_it(any_one())
+            case 5 | 6 if len(cluster.broker.core._ledger.letters):
+                cluster.dead_letter_is_decided_on(
+                    any_one(), chance.choice(["dead_drop", "dead_requeue", "dead_requeue"])
+                )
+            case 7 if held:
+                cluster.settle(any_one(), 2, chance.choice(["result", "error", "retry", "lost"]))
+            case 8:
+                cluster.worker_comes(4, chance.choice([(), ("gpu",)]))
+            case 9 if cluster.clients and step % 2:
+                cluster.close(any_one())
+            case 10:
+                cluster.master_restarts()
+                while cluster.away and chance.random() < 0.8:
+                    cluster.worker_comes_back(any_one(), any_one())
+                for which in range(sum(not client.nested for client in cluster.clients)):
+                    cluster.client_returns(which)
+            case 11 if cluster.snapshot is None:
+                cluster.compaction_begins()
+            case 11:
+                cluster.compaction_ends()
+            case _:
+                cluster.time_passes(2.0, 7)
+    cluster.teardown()

@@ -176,7 +176,6 @@ def test_requeued_letter_runs_in_a_session_of_the_masters_that_ends_with_it(
     assert (grant.session, grant.function_id, grant.payload) == ("dead-letter-1", SQUARE.id, b"0")
     assert (grant.needs, grant.options) == ((ARCHIVE.id,), {"timeout": 5.0})
     assert ask(broker, "dead_requeue", [1]) == [(1, "it was requeued, and has not ended yet")]
-    assert ask(broker, "dead_drop", [1]) == [(1, "it was requeued, and has not ended yet")]
     broker.settle(worker, grant.token, kind, b"content")
     assert ("forget", "dead-letter-1", []) in broker.take(worker)
     told = ask(broker, "dead_show", 1)
@@ -199,6 +198,21 @@ def test_requeued_letter_that_dies_again_is_dead_again_with_all_its_deaths(broke
     assert listed(broker) == [(1, "dead")]
     assert (broker.count("dead"), broker.count("sessions")) == (2, 1)
     assert ask(broker, "dead_requeue", [1, 2]) == [(1, ""), (2, "there is no such dead letter")]
+    check_replay(broker)
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_requeued_letter_that_is_dropped_is_cancelled(broker: Broker, runs: bool) -> None:
+    client, worker = with_letter(broker)
+    broker.say(client, ("close",))
+    ask(broker, "dead_requeue", [1])
+    if runs:
+        broker.say(worker, ("want", 1))
+    broker.take(worker)
+    assert ask(broker, "dead_drop", [1]) == [(1, "")]
+    assert ("forget", "dead-letter-1", []) in broker.take(worker)  # which ends the process that runs it
+    counts = {name: broker.count(name) for name in ("dead", "cancelled", "leased", "queued", "sessions", "blobs")}
+    assert counts == {"dead": 1, "cancelled": 1, "leased": 0, "queued": 0, "sessions": 0, "blobs": 0}
     check_replay(broker)
 
 
