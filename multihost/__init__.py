@@ -36,6 +36,7 @@ from multihost.executor import Executor, Future
 from multihost.explain import Explanation
 from multihost.pool import Pool
 from multihost.shared import QueueManager
+from multihost.workspace import scratch
 
 __version__ = "0.1.0"
 __all__ = [
@@ -71,4 +72,5 @@ __all__ = [
     "TimeoutError",
     "WorkerDied",
     "attach",
+    "scratch",
 ]

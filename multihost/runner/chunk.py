@@ -57,6 +57,11 @@ class ChunkRun:
                 self._errors[len(self._values)] = self._dump_error(error)
                 append(None)
 
+    @property
+    def item(self) -> int:
+        """The place in the chunk of the item that runs."""
+        return self._done + len(self._values)
+
     def take(self) -> list[Part]:
         """Parts of what has ended since the last one was taken, but for the chunk's last item."""
         begin, end = self._taken, min(len(self._values), self._limit)

@@ -55,6 +55,11 @@ class Outbox:
             self._chunks[token] = chunk
         self.pulse()
 
+    def item(self, token: int) -> int:
+        """Which item of a chunk runs; of a single task, 0."""
+        chunk = self._chunks.get(token)
+        return 0 if chunk is None else chunk.item
+
     def end_chunk(self, token: int) -> bytes:
         """The content of the outcome of a chunk whose items have all ended; ``put`` is still to come."""
         with self._guard, self._lock, self._lifted():

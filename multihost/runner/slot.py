@@ -27,7 +27,7 @@ from pathlib import Path
 from types import CoroutineType, TracebackType
 from typing import Any
 
-from multihost import enclosing, payload
+from multihost import enclosing, payload, workspace
 from multihost.errors import CodeNotFound, MultihostError, ResultTooLarge, TaskOutOfMemory, TaskTimeout
 from multihost.runner.backlog import Backlog, Order
 from multihost.runner.chunk import ChunkRun
@@ -37,6 +37,7 @@ from multihost.runner.interrupts import Interrupts, TaskStopped
 from multihost.runner.memory import MemoryLimit
 from multihost.runner.outbox import GATHER_SECONDS, Outbox
 from multihost.runner.output import Output, TaskStream
+from multihost.runner.scratch import Scratch
 from multihost.runner.sources import is_archive, make_ready
 from multihost.runner.tail import Tail
 from multihost.runner.warden import fork_guarded
@@ -54,6 +55,7 @@ class SlotConfig:
     directory: str  # where the archives of the session's own modules are unpacked, for all children
     stack: str  # a file for the Python stack when a task is interrupted
     tail: str  # a file for the last lines of output, which outlive this process
+    scratch: str  # a directory for those of the tasks; not there yet
     threads: int  # how many tasks run at a time
     forward_output: bool
     memory: int  # bytes that tasks may have; 0: any number
@@ -107,6 +109,7 @@ class Slot:
         self._running: dict[int, int] = {}  # token -> depth
         self._output = Output(self._whose, config.forward_output, self._interrupts, Tail(config.tail).write)
         self._outbox = Outbox(pipe, self._interrupts, self._output, self._memory.lifted)
+        self._scratch = Scratch(Path(config.scratch), self._place)
         self._output.wake = self._outbox.pulse
         self._coroutines = Coroutines(in_thread=not self._alone)
         self._interrupts.cancel = self._coroutines.cancel
@@ -133,6 +136,7 @@ class Slot:
             assert isinstance(stream, io.TextIOWrapper)
             setattr(sys, name, TaskStream(stream, name, self._output.write))
         enclosing.door = self._door
+        workspace.of_task = self._scratch.path
         os.register_at_fork(after_in_child=self._forked)
 
     def _forked(self) -> None:
@@ -228,6 +232,8 @@ class Slot:
             order, token, arguments = task
             kind, content = self._run(order, token, arguments)
             self._output.end(token)
+            if self._scratch.made:
+                self._scratch.remove(token)
             now = time.perf_counter()
             self._outbox.put(token, kind, content, now - began)
             began = now
@@ -361,6 +367,11 @@ class Slot:
             return here[0]
         running = self._running
         return next(iter(running), None) if len(running) == 1 else None
+
+    def _place(self) -> tuple[int, int] | None:
+        """Token and item of the task that runs here."""
+        token = self._whose()
+        return None if token is None else (token, self._outbox.item(token))
 
     def _depth(self) -> int:
         if self._alone:

@@ -9,7 +9,6 @@ import selectors
 import shutil
 import signal
 import socket
-import tempfile
 from collections import deque
 from dataclasses import dataclass, field, replace
 from multiprocessing import forkserver
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from multihost.deaths import Death, how_it_ended
 from multihost.errors import ProtocolError
-from multihost.runner import events, memory, slot
+from multihost.runner import events, memory, scratch, slot
 from multihost.runner.interrupts import INTERRUPT, RECALL, stack_of_tasks
 from multihost.runner.tail import Tail
 from multihost.runner.warden import END, read_child, read_ended
@@ -103,7 +102,8 @@ class Slots:
         self._oom_kills = memory.OomKills()
         self._blobs: dict[str, bytes] = {}
         self._processes: dict[int, _Process] = {}
-        self._directory = Path(tempfile.mkdtemp(prefix="multihost-"))
+        self._directory, self._lock = scratch.make_directory()
+        scratch.remove_left()
         self._context = multiprocessing.get_context("forkserver")
         start_fork_server()
 
@@ -130,6 +130,7 @@ class Slots:
             str(self._directory),
             str(stack),
             tail.path,
+            str(self._scratch_of(number)),
             self._threads,
             self._forward_output,
             self._task_memory,
@@ -216,6 +217,7 @@ class Slots:
         for number in list(self._processes):
             self.kill(number)
         shutil.rmtree(self._directory, ignore_errors=True)
+        self._lock.close()
 
     # --- what the loop calls when a child's file descriptor is ready -----------------------------------------
 
@@ -312,6 +314,10 @@ class Slots:
         child.report.close()
         child.stack.unlink(missing_ok=True)
         child.tail.remove()
+        scratch.remove_later(self._scratch_of(child.number))
+
+    def _scratch_of(self, number: int) -> Path:
+        return self._directory / f"scratch-{number}"
 
 
 def _event(child: int, message: messages.Message) -> events.FromChild:

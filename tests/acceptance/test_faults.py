@@ -1,5 +1,6 @@
 """What a cluster in containers survives: killed, stopped and cut-off workers, a master that restarts or hangs."""
 
+import os
 import time
 from collections import Counter
 from typing import Any
@@ -158,3 +159,25 @@ def signal_program(container: Any, name: str) -> None:
     # With its program the container ends, and with the container the shell that sent the signal, be it done or not.
     assert output == ""
     assert code in ((0, 137) if name == "KILL" else (0,))
+
+
+def test_a_fork_bomb_takes_the_processes_of_its_container_and_no_others(make_cluster: ClusterMaker) -> None:
+    most = 150
+    cluster = make_cluster(MULTIHOST_PIDS=str(most), MULTIHOST_SLOTS="2")
+    cluster.scale(workers=2)
+    with multihost.Pool(address=str(cluster.address), authkey=cluster.authkey) as pool:
+        assert 0 < pool.apply(fork_until_refused, (4 * most,)) < most
+        assert pool.starmap(pow, [(n, 2) for n in range(100)], chunksize=1) == [n * n for n in range(100)]
+
+
+def fork_until_refused(most: int) -> int:
+    """How many processes the system let this one have; they stay."""
+    for count in range(most):
+        try:
+            child = os.fork()
+        except OSError:
+            return count
+        if child == 0:
+            time.sleep(300)
+            os._exit(0)
+    return most

@@ -50,7 +50,7 @@ def test_every_public_class_has_a_section_and_every_public_error_a_row() -> None
 
 
 def test_every_section_is_of_something_that_exists() -> None:
-    others = {"Options", "Errors", "multihost.friends.joblib", "Command line"}
+    others = {"Options", "Errors", "multihost.friends.joblib", "Command line", "Scratch"}
     assert {*SECTIONS} - others == CLASSES
 
 
@@ -103,7 +103,7 @@ def test_the_command_line_has_exactly_the_documented_commands() -> None:
 
 def test_the_functions_are_documented_as_they_are_called() -> None:
     functions = {call_of(name, PUBLIC[name]) for name in {*PUBLIC} - CLASSES - {*ERRORS}}
-    assert {*rows("Job", "function")} == functions
+    assert {*rows("Job", "function"), *rows("Scratch", "function")} == functions
 
 
 def test_the_joblib_backend_is_registered_as_documented() -> None:
