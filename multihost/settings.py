@@ -29,7 +29,7 @@ MEMORY = "memory"  # a journal that keeps nothing
 JOURNAL_SYNCS = ("normal", "full")
 TASK_OUTPUTS = ("show", "hide")
 # Read by docker-compose.yml and the scripts, not by Python.
-COMPOSE_VARIABLES = ("MULTIHOST_LOGS", "MULTIHOST_PIDS", "MULTIHOST_PUBLISH")
+COMPOSE_VARIABLES = ("MULTIHOST_LOGS", "MULTIHOST_PIDS", "MULTIHOST_PUBLISH", "MULTIHOST_TMP")
 
 T = TypeVar("T")
 

@@ -5,6 +5,8 @@ import time
 from collections import Counter
 from typing import Any
 
+import pytest
+
 import multihost
 from tests.acceptance.cluster import Cluster, free_port, host_name, in_container, wait_until
 from tests.acceptance.conftest import ClusterMaker
@@ -181,3 +183,21 @@ def fork_until_refused(most: int) -> int:
             time.sleep(300)
             os._exit(0)
     return most
+
+
+def test_a_full_disk_is_that_tasks_error_and_the_next_one_finds_room(make_cluster: ClusterMaker) -> None:
+    cluster = make_cluster(MULTIHOST_TMP="32m", MULTIHOST_SLOTS="1")
+    cluster.scale(workers=1)
+    with multihost.Pool(address=str(cluster.address), authkey=cluster.authkey) as pool:
+        for _ in range(3):
+            with pytest.raises(OSError, match="No space left"):
+                pool.apply(write_to_scratch, (64,))
+            assert pool.apply(write_to_scratch, (16,)) == 16 << 20
+
+
+def write_to_scratch(mebibytes: int) -> int:
+    file = multihost.scratch() / "file"
+    with file.open("wb") as stream:
+        for _ in range(mebibytes):
+            stream.write(bytes(1 << 20))
+    return file.stat().st_size

@@ -90,6 +90,7 @@ def test_every_service_of_the_compose_file_is_bounded_in_processes_and_log() -> 
     compose = (ROOT / "docker-compose.yml").read_text()
     shared = compose[compose.index("x-service:") : compose.index("x-settings:")]
     assert f"pids_limit: ${{MULTIHOST_PIDS:-{settings_table()['MULTIHOST_PIDS']}}}\n" in shared
+    assert f"/tmp:size=${{MULTIHOST_TMP:-{settings_table()['MULTIHOST_TMP']}}}" in shared
     assert re.search(r"logging: \{driver: local, options: \{max-size: \w+, max-file: \"\d+\"\}\}", shared)
     services = compose[compose.index("\nservices:") : compose.index("\nnetworks:")]
     names = re.findall(r"^  \w+:$", services, re.MULTILINE)
