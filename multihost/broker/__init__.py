@@ -5,6 +5,8 @@
     core       connections, the table of messages, time; events: what goes in, what comes out
     |- clients    what they say and are told; bounds: how much is taken from them
     |- workers    what they want, are granted and say of it
+    |- jobs       detached jobs: who may collect them, and how long they are kept
+    |- dead       what watchers do with dead letters; letters: those letters
     |- explaining why a task has not started or not ended
     |- nested     sessions that tasks open, on a channel of their worker
     |- ledger     what becomes of a task: commands that change it, each of them a record for the journal

@@ -3,8 +3,9 @@
     the master <-> wire.connection <-> loop (the shell: one selector, one thread) <-> slots (children)
                                         `- core  (event, now) -> effects               `- slot (in the child)
 
-The core's own leaves are ``children``, ``limits`` and ``relays``; of the child, ``backlog``, ``chunk``, ``coroutines``,
-``door``, ``interrupts``, ``outbox``, ``output`` and ``sources``.
+The core's own leaves are ``children``, ``limits``, ``relays`` and ``unrecorded``; of the child, ``backlog``, ``chunk``,
+``coroutines``, ``door``, ``interrupts``, ``memory``, ``outbox``, ``output``, ``scratch``, ``sources`` and ``tail``.
+Between the fork server, which imports ``preloaded``, and each child stands a ``warden``, which tells how that ended.
 
 The main process never imports or runs what clients send; its children do.
 """
