@@ -1,6 +1,5 @@
 """What a cluster in containers survives: killed, stopped and cut-off workers, a master that restarts or hangs."""
 
-import os
 import time
 from collections import Counter
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 
 import multihost
+from tests.acceptance import hostile_tasks
 from tests.acceptance.cluster import Cluster, free_port, host_name, in_container, wait_until
 from tests.acceptance.conftest import ClusterMaker
 
@@ -168,21 +168,8 @@ def test_a_fork_bomb_takes_the_processes_of_its_container_and_no_others(make_clu
     cluster = make_cluster(MULTIHOST_PIDS=str(most), MULTIHOST_SLOTS="2")
     cluster.scale(workers=2)
     with multihost.Pool(address=str(cluster.address), authkey=cluster.authkey) as pool:
-        assert 0 < pool.apply(fork_until_refused, (4 * most,)) < most
+        assert 0 < pool.apply(hostile_tasks.fork_until_refused, (4 * most,)) < most
         assert pool.starmap(pow, [(n, 2) for n in range(100)], chunksize=1) == [n * n for n in range(100)]
-
-
-def fork_until_refused(most: int) -> int:
-    """How many processes the system let this one have; they stay."""
-    for count in range(most):
-        try:
-            child = os.fork()
-        except OSError:
-            return count
-        if child == 0:
-            time.sleep(300)
-            os._exit(0)
-    return most
 
 
 def test_a_full_disk_is_that_tasks_error_and_the_next_one_finds_room(make_cluster: ClusterMaker) -> None:
@@ -191,13 +178,5 @@ def test_a_full_disk_is_that_tasks_error_and_the_next_one_finds_room(make_cluste
     with multihost.Pool(address=str(cluster.address), authkey=cluster.authkey) as pool:
         for _ in range(3):
             with pytest.raises(OSError, match="No space left"):
-                pool.apply(write_to_scratch, (64,))
-            assert pool.apply(write_to_scratch, (16,)) == 16 << 20
-
-
-def write_to_scratch(mebibytes: int) -> int:
-    file = multihost.scratch() / "file"
-    with file.open("wb") as stream:
-        for _ in range(mebibytes):
-            stream.write(bytes(1 << 20))
-    return file.stat().st_size
+                pool.apply(hostile_tasks.write_to_scratch, (64,))
+            assert pool.apply(hostile_tasks.write_to_scratch, (16,)) == 16 << 20
