@@ -11,6 +11,8 @@ from typing import IO
 
 PREFIX = "multihost-"
 _LOCK = "worker"
+# What a killed worker has started ends soon after it, and may be about to begin even.
+_LEFT_SECONDS = 10.0
 
 
 class Scratch:
@@ -66,4 +68,6 @@ def remove_left() -> None:
     for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{_LOCK}"):
         with contextlib.suppress(OSError), open(lock) as file:  # another user's, or its worker lives
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove_later(lock.parent)
+            timer = threading.Timer(_LEFT_SECONDS, shutil.rmtree, (lock.parent, True))
+            timer.daemon = True
+            timer.start()
