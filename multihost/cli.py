@@ -20,6 +20,13 @@ from multihost.settings import Address, ExitCode, parse_address, read_authkey, r
 # What is to be done once the arguments are read; gives the exit code.
 Action = Callable[[], int]
 
+address_option = click.option(
+    "--address", metavar="HOST:PORT", help="The master's address; in place of MULTIHOST_ADDRESS."
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print a JSON object a line, with all that is known."
+)
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(multihost.__version__, message="multihost %(version)s")
@@ -28,7 +35,7 @@ def commands() -> None:
 
 
 @commands.command(context_settings={"allow_interspersed_args": False})
-@click.option("--address", metavar="HOST:PORT", help="The master's address; in place of MULTIHOST_ADDRESS.")
+@address_option
 @click.option("-m", "module", is_flag=True, help="SCRIPT is the name of a module, as with python -m.")
 @click.argument("script")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
@@ -66,8 +73,8 @@ def _task_name(context: click.Context, parameter: click.Parameter, text: str) ->
 
 
 @commands.command()
-@click.option("--address", metavar="HOST:PORT", help="The master's address; in place of MULTIHOST_ADDRESS.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line, with all that is known.")
+@address_option
+@json_option
 @click.argument("task", callback=_task_name)
 def explain(address: str | None, as_json: bool, task: tuple[str, int]) -> Action:
     """Tell why TASK has not started, or not ended.
@@ -90,12 +97,6 @@ def explain(address: str | None, as_json: bool, task: tuple[str, int]) -> Action
     return action
 
 
-address_option = click.option(
-    "--address", metavar="HOST:PORT", help="The master's address; in place of MULTIHOST_ADDRESS."
-)
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print a JSON object a line, with all that is known."
-)
 letter_number = click.IntRange(1, 1 << 62)
 
 
