@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import multihost
 from tests.integration.cluster import Cluster
 
 
@@ -31,6 +32,22 @@ def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster
     with Cluster(tmp_path_factory.mktemp("logs")) as cluster:
         cluster.start_master()
         cluster.start_worker()
+        yield cluster
+
+
+@pytest.fixture
+def pool(shared_cluster: Cluster) -> Iterator[multihost.Pool]:
+    """A pool of the cluster that the module shares."""
+    with shared_cluster.pool() as pool:
+        yield pool
+
+
+@pytest.fixture
+def lasting(tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster whose master has a journal, with nothing started yet."""
+    for name in ("journal", "logs"):
+        (tmp_path / name).mkdir()
+    with Cluster(tmp_path / "logs", MULTIHOST_JOURNAL=str(tmp_path / "journal")) as cluster:
         yield cluster
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,13 +13,6 @@ import multihost
 from tests.integration import deadly_tasks as tasks
 from tests.integration import tasks as common
 from tests.integration.cluster import DEADLINE, Cluster, wait_until
-
-
-@pytest.fixture
-def pool(shared_cluster: Cluster) -> Iterator[multihost.Pool]:
-    with shared_cluster.pool() as pool:
-        yield pool
-
 
 # --- certificates ----------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +38,6 @@ with multihost.attach("squares") as job:
         if number == 9:
             os.kill(os.getpid(), signal.SIGKILL)
 """
-
-
-@pytest.fixture
-def lasting(tmp_path: Path) -> Iterator[Cluster]:
-    """A cluster whose master has a journal."""
-    (tmp_path / "journal").mkdir()
-    (tmp_path / "logs").mkdir()
-    with Cluster(tmp_path / "logs", MULTIHOST_JOURNAL=str(tmp_path / "journal")) as cluster:
-        yield cluster
 
 
 def attach(cluster: Cluster, name: str) -> "multihost.Job[Any]":

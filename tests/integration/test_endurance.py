@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,15 +39,6 @@ runpy.run_path({str(WORKER)!r}, run_name="__main__")
 def runs(file: Path) -> list[int]:
     """What ``note_turn`` noted, sorted."""
     return sorted(int(line) for line in file.read_text().split())
-
-
-@pytest.fixture
-def lasting(tmp_path: Path) -> Iterator[Cluster]:
-    """A cluster whose master has a journal."""
-    (tmp_path / "journal").mkdir()
-    (tmp_path / "logs").mkdir()
-    with Cluster(tmp_path / "logs", MULTIHOST_JOURNAL=str(tmp_path / "journal")) as cluster:
-        yield cluster
 
 
 # --- workers and tasks -----------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """``delay`` and ``expires`` through the whole cluster."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,12 +8,6 @@ import pytest
 import multihost
 from tests.integration import tasks as common
 from tests.integration.cluster import Cluster, wait_until
-
-
-@pytest.fixture
-def pool(shared_cluster: Cluster) -> Iterator[multihost.Pool]:
-    with shared_cluster.pool() as pool:
-        yield pool
 
 
 def test_delayed_calls_begin_together_when_their_delay_is_over(pool: multihost.Pool) -> None:

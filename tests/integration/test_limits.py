@@ -16,12 +16,6 @@ from tests.integration.cluster import Cluster, wait_until
 
 
 @pytest.fixture
-def pool(shared_cluster: Cluster) -> Iterator[multihost.Pool]:
-    with shared_cluster.pool() as pool:
-        yield pool
-
-
-@pytest.fixture
 def executor(shared_cluster: Cluster) -> Iterator[multihost.Executor]:
     with multihost.Executor(address=str(shared_cluster.address), authkey=shared_cluster.authkey) as executor:
         yield executor

@@ -109,12 +109,6 @@ def secrets_of_this_process() -> list[str]:
 
 
 @pytest.fixture
-def pool(shared_cluster: Cluster) -> Any:
-    with multihost.Pool(address=str(shared_cluster.address), authkey=shared_cluster.authkey) as pool:
-        yield pool
-
-
-@pytest.fixture
 def executor(shared_cluster: Cluster) -> Any:
     with multihost.Executor(address=str(shared_cluster.address), authkey=shared_cluster.authkey) as executor:
         yield executor

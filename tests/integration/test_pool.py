@@ -30,12 +30,6 @@ from tests.integration.cluster import DEADLINE, Cluster, wait_until
 MEGABYTE = 1024 * 1024
 
 
-@pytest.fixture
-def pool(shared_cluster: Cluster) -> Iterator[multihost.Pool]:
-    with shared_cluster.pool() as pool:
-        yield pool
-
-
 @pytest.fixture(scope="module")
 def small_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster whose tasks and results may have a megabyte."""

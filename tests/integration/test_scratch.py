@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,12 +9,6 @@ import pytest
 import multihost
 from tests.integration import scratch_tasks as tasks
 from tests.integration.cluster import Cluster, wait_until
-
-
-@pytest.fixture
-def pool(shared_cluster: Cluster) -> Iterator[multihost.Pool]:
-    with multihost.Pool(address=str(shared_cluster.address), authkey=shared_cluster.authkey) as made:
-        yield made
 
 
 @pytest.mark.parametrize("chunksize", [1, 5])
