@@ -101,6 +101,7 @@ class BrokerCore:
             "settle": self._settle,
             "parts": self._workers.parts,
             "output": self._workers.output,
+            "begun": self._workers.begun,
             "relay_open": self._channels.open,
             "relay": self._channels.relay,
             "relay_close": self._channels.close,

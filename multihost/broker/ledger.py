@@ -259,6 +259,12 @@ class Ledger:
         return told
 
     @command
+    def note_begun(self, worker: str, tokens: list[int]) -> None:
+        """A process has these tasks now: what becomes of their worker may be their doing."""
+        for token in tokens:
+            self.leases.of(worker)[token].in_process = True
+
+    @command
     def retry(self, worker: str, token: int, due: float) -> None:
         """A task raised, and is to be tried again at ``due``."""
         task = self._take_lease(worker, token)
@@ -374,6 +380,7 @@ class Ledger:
     def _lease(self, worker: str, tasks: list[Task]) -> int:
         for task in tasks:
             task.apply(TaskEvent.GRANTED)
+            task.in_process = False
             if task.expires_at is not None:
                 self.expiring.discard(task)
         return self.leases.grant(tasks, worker)

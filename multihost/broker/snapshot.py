@@ -38,7 +38,8 @@ def snapshot(ledger: Ledger) -> Iterator[Record]:
         apart.setdefault(task.session, []).append(task)
     noted = [_Noted.of(session, ledger, apart.get(session.session_id, [])) for session in ledger.sessions.values()]
     leases: list[Record] = [
-        ("restore_lease", worker, token, task.session, task.sequence) for worker, token, task in ledger.leases
+        ("restore_lease", worker, token, task.session, task.sequence, task.in_process)
+        for worker, token, task in ledger.leases
     ]
     delays: list[Record] = [("restore_delay", task.session, task.sequence, due) for due, task in ledger.delayed]
     letters: list[Record] = [("restore_letters", ledger.letters.next_number)]
@@ -154,9 +155,10 @@ def _tasks(
     ledger.task_bytes += sum(len(task.payload) for task in tasks)
 
 
-def _lease(ledger: Ledger, worker: str, token: int, session_id: str, sequence: int) -> None:
+def _lease(ledger: Ledger, worker: str, token: int, session_id: str, sequence: int, in_process: bool) -> None:
     (task,) = ledger.ready.take_these(session_id, [sequence])
     task.apply(TaskEvent.GRANTED)
+    task.in_process = in_process
     ledger.expiring.discard(task)
     ledger.leases.restore(token, task, worker)
 

@@ -130,6 +130,7 @@ class Task:
     done: int = 0  # how many items of a chunk have ended
     expires_at: float | None = None  # wall-clock time
     leased_at: float | None = None  # on the clock of events; None: before a restart of the master
+    in_process: bool = False  # whether its worker has said that a process has it, which it says of suspects
 
     @property
     def delivery(self) -> int:
@@ -140,6 +141,11 @@ class Task:
     def begun(self) -> bool:
         """Whether a worker may have begun it, before the lease that is in force."""
         return bool(self.losses or self.tries or self.done)
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it was there when a delivery was lost: then it runs apart, and its worker says when it begins."""
+        return bool(self.losses)
 
     def apply(self, event: TaskEvent) -> None:
         """Go to the state that ``event`` leads to; a pair absent from ``TRANSITIONS`` raises KeyError."""

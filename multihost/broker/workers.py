@@ -17,7 +17,7 @@ from multihost.payload import dump_error, dump_part
 from multihost.wire.messages import OUTCOME_KINDS
 
 # Tasks that are alike in this are granted in one message.
-_BATCH = attrgetter("session", "function_id", "options", "done")
+_BATCH = attrgetter("session", "function_id", "options", "done", "losses")
 
 
 class Workers:
@@ -131,6 +131,14 @@ class Workers:
                 ended.append((token, count, content, f"on worker {worker.name}, delivery {task.delivery}"))
         return self._note_parts(worker.worker_id, ended) if ended else []
 
+    def begun(self, connection: int, tokens: list[int]) -> list[Effect]:
+        """Suspects that a process has now; see ``lose_leases``."""
+        worker = self.find(connection)
+        held = self._ledger.leases.of(worker.worker_id)
+        if new := [token for token in tokens if token in held and not held[token].in_process]:
+            self._ledger.note_begun(worker.worker_id, new)
+        return []
+
     def output(self, connection: int, rows: list[tuple[int, str]]) -> list[Effect]:
         """What tasks print, for their clients; nothing of it is kept."""
         worker = self.find(connection)
@@ -216,10 +224,15 @@ class Workers:
         return [note, *self.lose_leases(worker.worker_id, f"worker {worker.name} was lost: {reason}")]
 
     def lose_leases(self, worker_id: str, reason: str) -> list[Effect]:
-        """Count every delivery that a worker holds as lost."""
+        """End every delivery that a worker holds as lost; those of suspects that had not begun do not count."""
         effects: list[Effect] = []
         for token, task in reversed([*self._ledger.leases.of(worker_id).items()]):
-            effects += self._lose(worker_id, token, task, reason)
+            if task.suspect and not task.in_process:
+                self._ledger.give_back(worker_id, [token])
+                fields: dict[str, object] = {"session": task.session, "task": task.sequence}
+                effects.append(Note("info", f"task {task.sequence} queued again, it had not begun: {reason}", fields))
+            else:
+                effects += self._lose(worker_id, token, task, reason)
         return effects
 
     def give_up_absent(self, reason: str) -> list[Effect]:
@@ -248,6 +261,8 @@ class Workers:
         options = dict(task.options.for_worker)
         if task.done:
             options["done"] = task.done
+        if task.suspect:
+            options["careful"] = True
         if session.lifetime is not None:
             options["lifetime"] = session.lifetime
         if session.nested:

@@ -166,6 +166,10 @@ class RunnerCore:
         effects = [] if event.keeps else self._keep_nothing()
         self._connected, self._announced, self._keeps = True, 0, event.keeps
         effects += [Send(message) for message in self._unrecorded.again(event.done)]
+        children = self._children.values()
+        items = (item for child in children for item in child.running.values())
+        if begun := [item.token for item in items if item.careful and not item.void]:
+            effects.append(Send(("begun", begun)))
         return [*effects, Send(("drain",))] if self._drain_until is not None else effects
 
     def _disconnect(self, event: Disconnected, now: float) -> list[Effect]:
@@ -482,7 +486,7 @@ class RunnerCore:
                 effects.append(Start(child.number, child.needs))
             if not child.running:
                 child.since = now
-            effects.append(self._hand_over(child, item))
+            effects += self._hand_over(child, item)
             self._progress = now
         return effects
 
@@ -515,7 +519,8 @@ class RunnerCore:
         share = -(-len(self._queue) // self._slots)
         return min(room, share) if child.left is None else min(room, share, child.left)
 
-    def _hand_over(self, child: Child, first: Item) -> Run:
+    def _hand_over(self, child: Child, first: Item) -> list[Effect]:
+        """Have the child run tasks like ``first``; of one that runs apart the master hears before that."""
         portion = 1 if first.careful else self._portion(child, first)
         tasks: list[tuple[int, bytes]] = []
         while self._queue and len(tasks) < portion:
@@ -530,7 +535,8 @@ class RunnerCore:
         new = first.function_id not in child.functions
         child.functions.add(first.function_id)
         self._children.move_to_end(child.number)
-        return Run(child.number, first.function_id, new, tasks, first.options)
+        run = Run(child.number, first.function_id, new, tasks, first.options)
+        return [Send(("begun", [first.token])), run] if first.careful and self._connected else [run]
 
     def _make_room(self) -> list[Effect]:
         idle = [child for child in self._children.values() if child.idle]

@@ -13,6 +13,7 @@ from types import FrameType
 
 from multihost.errors import ProtocolError
 from multihost.runner import events
+from multihost.runner.children import CAREFUL
 from multihost.runner.core import STUCK_SECONDS, RunnerCore
 from multihost.runner.slots import Slots
 from multihost.settings import Address, Settings
@@ -60,6 +61,7 @@ class Runner:
         self._lease_timeout = settings.lease_timeout
         self._beat = 0.0  # when we last sent a heartbeat
         self._exited = False
+        self._broken: OSError | None = None  # how the connection was found to have ended in the middle of a turn
         self._stopping = threading.Event()
         # Signals arrive as bytes on a socket: the loop wakes up and handles them as one event among others.
         self._wake, self._woken = socket.socketpair()
@@ -178,9 +180,19 @@ class Runner:
 
     def _flush(self) -> None:
         """Send what has gathered in this turn as one frame."""
+        broken, self._broken = self._broken, None
+        if broken is not None:
+            raise broken
         if self._outbox and self._connection is not None:
             batch, self._outbox = self._outbox, []
             self._connection.send_batch(batch)
+
+    def _flush_first(self) -> None:
+        """A task is about to run that may end this process within the turn: what is said of it goes first."""
+        try:
+            self._flush()
+        except OSError as error:
+            self._broken = error  # the core's effects come first
 
     # --- what the selector reports -----------------------------------------------------------------------------
 
@@ -206,6 +218,8 @@ class Runner:
                 case events.Send(message):
                     self._outbox.append(message)
                 case events.Run():
+                    if CAREFUL in effect.options:
+                        self._flush_first()
                     self._slots.run(effect)
                 case events.Keep(blob_id, content):
                     self._slots.keep(blob_id, content)

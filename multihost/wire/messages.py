@@ -77,6 +77,7 @@ ROLES: dict[str, dict[str, tuple[Check, ...]]] = {
         "want": (_a(int),),  # how many more tasks the worker will take; replaces what it said before
         "settle": (_are_outcomes,),  # fencing token, outcome kind, content
         "parts": (_are_parts,),  # fencing token of a chunk, how many more of its items have ended, their outcomes
+        "begun": (_list_of(int),),  # fencing tokens of tasks that are to run apart, and which a process has now
         "output": (_rows_of(int, str),),  # fencing token, text: what a task prints
         # Sessions that tasks open speak through their worker, each on a channel of its link.
         "relay_open": (_a(int), _a(str), _a(dict)),  # channel, the session of the program whose task it is, its hello

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import time
 from multiprocessing import AuthenticationError
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import multihost
 from tests.integration import tasks
 from tests.integration.cluster import DEADLINE, MASTER, WORKER, Cluster, Program, wait_until
+from tests.integration.test_chunks import parent_of
 
 
 def began(directory: Path, name: str = "*") -> list[Path]:
@@ -85,6 +87,29 @@ def test_a_task_that_three_workers_died_of_is_given_up_with_the_reason_of_each(
         with pytest.raises(multihost.WorkerDied) as caught:
             outcome.get(DEADLINE)
     assert [f"worker w{n} was lost" in loss for n, loss in enumerate(caught.value.losses, 1)] == [True] * 3
+
+
+def square_or_kill_the_worker(number: int) -> int:
+    """The one that kills lets its neighbour end a few before, so that the worker holds as many as it ever does."""
+    time.sleep(0.001 if number else 0.015)
+    if number == 0:
+        # Ours is the warden, its is the fork server, and the parent of that is the worker.
+        os.kill(parent_of(parent_of(os.getppid())), signal.SIGKILL)
+        signal.pause()
+    return number * number
+
+
+def test_tasks_that_waited_behind_one_that_kills_each_worker_have_their_results(cluster: Cluster) -> None:
+    cluster.start_master()
+    with cluster.pool() as pool:
+        outcomes = [pool.apply_async(square_or_kill_the_worker, (number,)) for number in range(300)]
+        for number in (1, 2, 3):
+            worker = cluster.start_worker(f"w{number}", slots=2)
+            wait_until(lambda program=worker: not program.running, "the worker was killed")  # type: ignore[misc]
+        cluster.start_worker("w4", slots=2)
+        with pytest.raises(multihost.WorkerDied):
+            outcomes[0].get(DEADLINE)
+        assert [outcome.get(DEADLINE) for outcome in outcomes[1:]] == [n * n for n in range(1, 300)]
 
 
 def test_the_children_of_a_killed_worker_are_gone_soon_after(two_workers: Cluster, tmp_path: Path) -> None:

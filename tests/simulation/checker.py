@@ -55,6 +55,8 @@ class _Checker:
             return
         verdict, text = told[0].verdict, told[0].text
         self._demand(self._may_end(submit, call, told[0]), "I3", f"{call.name} ended as {verdict} {text!r}")
+        if verdict == "WorkerDied":
+            self._check_blame(submit, call)
         if verdict in ("result", "ValueError"):
             name, _, number = text.partition("#")
             known = any(start.number == int(number) for start in self._starts[call.name])
@@ -68,7 +70,7 @@ class _Checker:
         if told.verdict == "TaskExpired":
             return self._may_expire(submit, call, told)
         if told.verdict == "WorkerDied" and not self._calm:
-            return told.losses == MAX_DELIVERIES and self._granted(submit) >= MAX_DELIVERIES
+            return told.losses == MAX_DELIVERIES and len(self._granted(submit)) >= MAX_DELIVERIES
         if self._calm:
             return told.verdict == _calm_end(submit, call)[0]
         return told.verdict in _possible_ends(submit, call)
@@ -79,8 +81,14 @@ class _Checker:
         begun = {start.delivery for start in self._starts[call.name]} - self._ledger.handed_back
         return expires is not None and told.at >= submit.at + expires - ROUNDING and (not begun or len(lives) > 1)
 
-    def _granted(self, submit: Submit) -> int:
-        return self._ledger.grants.get(submit.plan.name, 0)
+    def _check_blame(self, submit: Submit, call: Call) -> None:
+        """I13: of the deliveries for which a task is given up, all but the first had come to a process."""
+        begun = [delivery for delivery in self._granted(submit) if delivery in self._ledger.handed]
+        right = len(begun) >= MAX_DELIVERIES - 1
+        self._demand(right, "I13", f"{call.name} was given up, and was in a process's hands {len(begun)} times")
+
+    def _granted(self, submit: Submit) -> list[tuple[int, int]]:
+        return self._ledger.grants.get(submit.plan.name, [])
 
     def _check_runs(self, submit: Submit, call: Call, place: int) -> None:
         """I4: a call with an outcome of its own has run, and not more often than its deliveries allow."""
@@ -94,7 +102,8 @@ class _Checker:
             right = len(starts) <= expected if cancelled else len(starts) == expected
             self._demand(right, "I4", f"{call.name} ran {len(starts)} times without any fault, not {expected}")
         lives = max(1, len(self._ledger.begun.get(submit.session, [])))
-        counted = Counter(start.delivery for start in starts if start.delivery not in self._ledger.handed_back)
+        uncounted = self._ledger.handed_back | self._ledger.unheard
+        counted = Counter(start.delivery for start in starts if start.delivery not in uncounted)
         # Of a chunk, any item before may have been given up first.
         most = MAX_DELIVERIES * (submit.plan.retries + 1) * lives * (place + 1)
         self._demand(len(counted) <= most, "I4", f"{call.name} ran in {len(counted)} deliveries, {most} are allowed")

@@ -258,6 +258,9 @@ class Child(Process):
         if deed.kind == "die":
             self._world.note(self.name, "dies", text)
             self.die("its process was killed by SIGSEGV")
+        elif deed.kind == "murder":
+            self._world.note(self.name, "kills its worker", text)
+            self.worker.murdered()
         elif deed.kind in ("return", "nest"):
             self._put(task, "result", text.encode(), text)
         else:

@@ -162,6 +162,8 @@ class Master:
         due = self.core.next_deadline()  # a task that expires just then is nobody's doing
         idle = due is None or due > self._world.now + 1e-3
         before = self._statistics() if idle and self._all_stale(number, batch) else None
+        told = [token for name, *fields in batch if name == "begun" for token in fields[0]]  # type: ignore[attr-defined]
+        self.ledger.unheard -= {(self.era, token) for token in told}
         self._handle(events.Said(number, batch))
         if before is not None:
             assert before == self._statistics(), "a stale fencing token has changed something"
@@ -216,7 +218,7 @@ class Master:
         for token, payload in tasks:
             task = payload.decode()
             self.ledger.granted[self.era, token] = self._world.now
-            self.ledger.grants[task] = self.ledger.grants.get(task, 0) + 1
+            self.ledger.grants.setdefault(task, []).append((self.era, token))
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, {}

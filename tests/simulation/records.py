@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 class Deed:
     """What one run of a call does."""
 
-    kind: str = "return"  # return, raise, retry, die, hang, nest
+    kind: str = "return"  # return, raise, retry, die, murder (of the worker), hang, nest
     seconds: float = 0.0
     stubborn: bool = False  # it does not end when it is interrupted
     nested: tuple["Plan", ...] = ()  # the tasks it submits and waits for
@@ -96,7 +96,9 @@ class ClientLog:
 class Ledger:
     starts: list[Start] = field(default_factory=list)
     granted: dict[tuple[int, int], float] = field(default_factory=dict)  # delivery -> when it left the master
-    grants: dict[str, int] = field(default_factory=dict)  # task -> how often it was granted
+    grants: dict[str, list[tuple[int, int]]] = field(default_factory=dict)  # task -> its deliveries
+    handed: set[tuple[int, int]] = field(default_factory=set)  # deliveries that a process was given
+    unheard: set[tuple[int, int]] = field(default_factory=set)  # of which the master was to hear that, and has not yet
     handed_back: set[tuple[int, int]] = field(default_factory=set)  # deliveries that a drain cut short, unpenalised
     begun: dict[str, list[float]] = field(default_factory=dict)  # when the master began each session (anew)
     runs: dict[str, int] = field(default_factory=dict)  # call -> how often it was started

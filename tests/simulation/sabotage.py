@@ -107,6 +107,20 @@ def never_expires() -> contextlib.AbstractContextManager[None]:
     return _replaced(Workers, "lose_leases", lambda lose: lambda workers, worker_id, reason: [])
 
 
+def blames_bystanders() -> contextlib.AbstractContextManager[None]:
+    """Each lease of a worker that is lost counts, also of tasks that had not begun there."""
+
+    def make(lose: Any) -> Any:
+        def losing(workers: Any, worker_id: str, reason: str) -> Any:
+            for task in workers._ledger.leases.of(worker_id).values():
+                task.in_process = True
+            return lose(workers, worker_id, reason)
+
+        return losing
+
+    return _replaced(Workers, "lose_leases", make)
+
+
 def accepts_before_keeping() -> contextlib.AbstractContextManager[None]:
     """Every 10th submit is accepted and then forgotten."""
     count = 0
@@ -147,6 +161,7 @@ def repeats_chunks() -> contextlib.AbstractContextManager[None]:
 BUILDS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
     "drops every 20th outcome": drops_outcomes,
     "no fencing": no_fencing,
+    "blames bystanders": blames_bystanders,
     "leases never expire": never_expires,
     "accepts before it keeps": accepts_before_keeping,
     "repeats chunks from their first item": repeats_chunks,

@@ -155,7 +155,7 @@ class Simulation:
         self.workers.append(worker)
 
     def _worker_left(self, worker: Worker) -> None:
-        """It has drained; another one takes its place."""
+        """It has drained, or was killed by its task; another one takes its place."""
         if worker in self.workers:
             self.workers.remove(worker)
             self.world.after(0.5, self.world.outside, self.add_worker, worker.labels)

@@ -17,6 +17,7 @@ INVARIANTS = {
     "drops every 20th outcome": "I1",
     "no fencing": "I2",
     "leases never expire": "I1",
+    "blames bystanders": "I13",
     "accepts before it keeps": "I1",
     "repeats chunks from their first item": "I2",
 }

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from multihost.runner import events
+from multihost.runner.children import CAREFUL
 from multihost.runner.core import STUCK_SECONDS, RunnerCore
 from multihost.wire.connection import _ATTEMPT_SECONDS, Patience, backoff
 from multihost.wire.messages import Message, check_batch
@@ -18,7 +19,7 @@ _TURN_SECONDS = 0.0002
 
 
 class Worker:
-    """See the module. ``left`` is called when its process has ended by itself."""
+    """See the module. ``left`` is called when its process has ended by itself or by a task."""
 
     def __init__(
         self,
@@ -74,6 +75,11 @@ class Worker:
         self._stop()
         if self._end is not None:
             self._network.vanish(self._end, tell)
+
+    def murdered(self) -> None:
+        """A task has killed the process."""
+        self.crash(tell=True)
+        self._left(self)
 
     def drain(self) -> None:
         """SIGTERM."""
@@ -178,6 +184,9 @@ class Worker:
                 self._send(message)
             case events.Run(number, function, _, tasks, options):
                 assert self._blobs.issuperset([function])
+                if CAREFUL in options and self._flushing:
+                    self._flush()
+                self.ledger.handed |= {(self.life, token) for token, _ in tasks}
                 if (child := self._children.get(number)) is not None:
                     child.receive("run", options, tasks)
             case events.Keep(blob_id):
@@ -221,6 +230,8 @@ class Worker:
         match message:
             case ("settle", rows):
                 self._end_leases([token for token, _, _ in rows])
+            case ("begun", tokens):
+                self.ledger.unheard |= {(self.life, token) for token in tokens}
             case ("give_back", tokens):
                 self._end_leases(tokens)
                 self.ledger.handed_back.update((self.life, token) for token in tokens)

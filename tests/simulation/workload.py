@@ -81,6 +81,8 @@ class Workload:
         chance = self._chance
         if self._has("bulk", 0.3):
             calls = [Call(f"{name}.{number}", (Deed(seconds=chance.random() * 1e-4),)) for number in range(60)]
+            if self._has("deaths", 0.5):
+                calls[chance.randrange(60)] = Call(f"{name}.k", (Deed("murder", self._moment()),))
             return [Plan(call.name, 0, (call,)) for call in calls]
         return [self._plan(f"{name}.{number}") for number in range(chance.choice((1, 3, 8)))]
 
@@ -113,6 +115,8 @@ class Workload:
             deeds += [Deed("hang", stubborn=chance.random() < 0.5)] * chance.choice((1, 2))
         if self._has("deaths", 0.25):
             deeds += [Deed("die", self._moment())] * chance.choice((1, 1, 2, 3))
+        if self._has("deaths", 0.1):
+            deeds += [Deed("murder", self._moment())] * chance.choice((1, 2, 3, 6))
         chance.shuffle(deeds)
         if chance.random() < 0.1:
             last = Deed("raise", self._moment())

@@ -19,6 +19,7 @@ from tests.unit.brokers import (
     SQUARE,
     Broker,
     Function,
+    Grant,
     check_invariants,
     check_replay,
 )
@@ -396,6 +397,7 @@ def test_task_that_spent_its_deliveries_is_a_dead_letter_with_each_reason(broker
         broker.say(worker, ("settle", [(grant.token, "lost", death.encode().encode())]))
     assert broker.results(client) == {}
     broker.say(worker, ("want", 1))
+    broker.say(worker, ("begun", [broker.grants(worker)[0].token]))
     broker.leave(worker)
     ((kind, content),) = broker.results(client).values()
     error = load_error(content)
@@ -410,6 +412,66 @@ def test_task_that_spent_its_deliveries_is_a_dead_letter_with_each_reason(broker
     assert not any("{" in note.text for note in broker.notes)
     assert (broker.count("dead"), broker.count("queued"), broker.count("redelivered")) == (1, 0, 2)
     assert broker.notes[-1].level == "error" or "dead letter" in "".join(note.text for note in broker.notes)
+
+
+def lose_workers(broker: Broker, count: int, *begin: bytes) -> list[Grant]:
+    """As many workers take what there is and die, one after another, when they have begun some; the last grants."""
+    grants: list[Grant] = []
+    for _ in range(count):
+        worker = broker.worker(want=10)
+        grants = broker.grants(worker)
+        broker.say(worker, ("begun", [grant.token for grant in grants if grant.payload in begin]))
+        broker.leave(worker)
+    return grants
+
+
+def test_task_that_only_waited_in_lost_workers_backlogs_is_no_dead_letter(broker: Broker) -> None:
+    client = broker.client()
+    broker.submit(client, *numbers(0, 5))
+    grants = lose_workers(broker, 20)
+    assert [grant.payload for grant in grants] == numbers(0, 5)
+    assert (broker.count("dead"), broker.count("queued"), broker.count("redelivered")) == (0, 5, 5)
+    assert broker.results(client) == {}
+
+
+def test_task_that_begins_on_each_worker_that_is_lost_is_a_dead_letter_and_its_neighbours_are_none(
+    broker: Broker,
+) -> None:
+    client = broker.client()
+    broker.submit(client, *numbers(0, 5))
+    lose_workers(broker, MAX_DELIVERIES, b"3")
+    assert list(broker.results(client)) == [3]
+    assert (broker.count("dead"), broker.count("queued")) == (1, 4)
+
+
+def test_task_that_was_lost_is_granted_to_run_apart_until_it_goes_on(broker: Broker) -> None:
+    broker.submit(broker.client(), b"0", chunk="map", retries=1)
+    lose_workers(broker, 1)
+    worker = broker.worker(want=1)
+    (grant,) = broker.grants(worker)
+    assert grant.options["careful"] is True
+    broker.say(worker, ("parts", [(grant.token, 1, b"")]), ("give_back", [grant.token]), ("want", 1))
+    (grant,) = broker.grants(worker)
+    assert "careful" not in grant.options
+
+
+def test_what_had_begun_is_known_after_a_restart(broker: Broker) -> None:
+    broker.submit(broker.client(), b"0", b"1")
+    lose_workers(broker, MAX_DELIVERIES - 1, b"0")
+    worker = broker.worker("w", want=2)
+    (first, _) = broker.grants(worker)
+    broker.say(worker, ("begun", [first.token]))
+    check_replay(broker)
+    broker.restart()
+    broker.worker("w")  # it has kept nothing
+    assert (broker.count("dead"), broker.count("queued")) == (1, 1)
+
+
+def test_that_a_task_has_begun_is_of_one_delivery(broker: Broker) -> None:
+    broker.submit(broker.client(), b"0")
+    lose_workers(broker, MAX_DELIVERIES - 1, b"0")
+    lose_workers(broker, 5)
+    assert (broker.count("dead"), broker.count("queued")) == (0, 1)
 
 
 def test_reason_that_is_no_text_does_not_stop_the_broker(broker: Broker) -> None:
@@ -820,7 +882,7 @@ def test_items_of_a_chunk_that_have_ended_are_not_run_again_when_its_worker_dies
     broker.leave(worker)
     other = broker.worker(want=1)
     (grant,) = broker.grants(other)
-    assert grant.options == {"chunk": "map", "done": 4}
+    assert grant.options == {"chunk": "map", "done": 4, "careful": True}
     broker.settle(other, grant.token, "result", b"c")
     assert broker.results(client) == {0: ("result", b"c")}
 

@@ -84,6 +84,7 @@ class Held:
     family: str
     done: int
     depth: int
+    begun: bool = False  # whether the worker has said so
 
 
 @dataclass
@@ -178,8 +179,7 @@ class Cluster(RuleBasedStateMachine):
         """The master waits no longer for workers that are not back."""
         if self.broker.core._awaited_until is None:
             for worker in self.away:
-                for lease in worker.held.values():
-                    self.tasks[lease.task].lose()
+                self.lose_all(worker)
             self.away = []
 
     def forget_the_absent(self, known: set[str]) -> None:
@@ -215,6 +215,7 @@ class Cluster(RuleBasedStateMachine):
         assert set(task.options.get("labels", ())) <= worker.labels
         assert options.get("done", 0) == task.done, "an item that has ended is run again, or one that has not is not"
         assert options.get("chunk") == task.options.get("chunk")
+        assert ("careful" in options) == (task.losses > 0)
         self.tokens.add(token)
         worker.held[token] = Held((session, int(number)), family, task.done, int(options.get("depth", 0)))
 
@@ -258,11 +259,17 @@ class Cluster(RuleBasedStateMachine):
         assert told == task.done
 
     def lost(self, connection: int) -> None:
-        """The master has given up a worker: each task it held is a delivery lost, also one it had not read of yet."""
+        """The master has given up a worker, and with it what it held, also what it had not read of yet."""
         worker = self.workers.pop(connection)
         self.read(connection, worker)
+        self.lose_all(worker)
+
+    def lose_all(self, worker: Worker) -> None:
+        """A task that was there at another loss is only blamed if it had begun."""
         for lease in worker.held.values():
-            self.tasks[lease.task].lose()
+            task = self.tasks[lease.task]
+            if lease.begun or not task.losses:
+                task.lose()
 
     def say(self, client: Client, *messages: Message) -> None:
         if isinstance(client.link, tuple):
@@ -484,6 +491,16 @@ class Cluster(RuleBasedStateMachine):
         self.broker.say(connection, ("settle", rows))
         self.listen()
 
+    @precondition(lambda self: any(worker.held for worker in self.workers.values()))
+    @rule(which=PICK, task=PICK)
+    def task_begins(self, which: int, task: int) -> None:
+        connection: int = pick(which, [c for c, worker in self.workers.items() if worker.held])
+        held = self.workers[connection].held
+        token: int = pick(task, [*held])
+        held[token].begun = True
+        self.broker.say(connection, ("begun", [token, 10_000_000]))
+        self.listen()
+
     @precondition(lambda self: self.chunks())
     @rule(which=PICK, count=st.integers(1, ITEMS))
     def items_end(self, which: int, count: int) -> None:
@@ -631,8 +648,7 @@ class Cluster(RuleBasedStateMachine):
         """Of what it was granted last, one task may not have reached it; and it may hold what has ended meanwhile."""
         worker = self.away.pop(which % len(self.away))
         if unheard % 5 == 0:  # it is one that keeps nothing
-            for lease in worker.held.values():
-                self.tasks[lease.task].lose()
+            self.lose_all(worker)
             self.workers[self.broker.worker(worker.worker_id, labels=worker.labels)] = Worker(
                 worker.worker_id, worker.labels
             )
@@ -731,7 +747,11 @@ def test_dead_letters_are_right_in_histories_that_are_full_of_them(seed: int) ->
                 cluster.settle(any_one(), 2, chance.choice(["result", "error", "retry", "lost"]))
             case 8:
                 cluster.worker_comes(4, chance.choice([(), ("gpu",)]))
-            case 9 if cluster.clients and step % 2:
+            case 7 if cluster.workers:
+                cluster.worker_dies(any_one())
+            case 9 if held and step % 2:
+                cluster.task_begins(any_one(), any_one())
+            case 9 if cluster.clients and step % 3:
                 cluster.close(any_one())
             case 10:
                 cluster.master_restarts()

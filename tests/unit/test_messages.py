@@ -270,6 +270,7 @@ GOOD: dict[str, list[messages.Message]] = {
         ("settle", []),
         ("parts", [(1, 20, b"x")]),
         ("output", [(1, "text")]),
+        ("begun", [1, 2]),
         ("relay_open", 1, ID, {}),
         ("relay", 1, [("ping",)]),
         ("relay_close", 1),

@@ -381,6 +381,27 @@ def test_tasks_of_which_a_child_may_have_died_run_again_one_by_one_until_it_is_c
     assert len(runner.runs[room].tasks) > 1
 
 
+def test_master_hears_that_a_task_begins_that_is_to_run_apart_before_a_process_has_it() -> None:
+    core = RunnerCore(1, 60.0)
+    core.handle(Connected(True, {}), 1000.0)
+    tasks = [(token, b"") for token in (1, 2)]
+    effects = core.handle(Received([("grant", "s", "f", (), {"careful": True}, tasks)]), 1000.0)
+    told = [effect for effect in effects if isinstance(effect, Run) or effect == Send(("begun", [1]))]
+    assert [type(effect) for effect in told] == [Send, Run]
+    assert Send(("begun", [2])) not in effects
+
+
+def test_master_that_comes_back_hears_again_which_tasks_that_run_apart_have_begun(make_runner: MakeRunner) -> None:
+    runner = make_runner(2)
+    runner.connect(keeps=True)
+    (suspect,) = runner.grant(1, careful=True)
+    runner.grant(1)
+    assert runner.said("begun") == [[suspect]]
+    runner.handle(Disconnected())
+    runner.connect(keeps=True)
+    assert runner.said("begun") == [[suspect]]
+
+
 def test_outcomes_that_came_before_a_death_stand(make_runner: MakeRunner) -> None:
     runner = make_runner(1)
     measured(runner, MILLISECOND)
