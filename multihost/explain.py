@@ -17,10 +17,18 @@ _WORDS = {
     ): "as many of its program's tasks run as may at once; of those that wait, {position} go before it",
     ("queued", "no worker"): "no worker is connected to the master",
     ("queued", "labels"): "no worker has its labels ({wanted}); start one with MULTIHOST_LABELS={wanted}",
+    (
+        "queued",
+        "resting",
+    ): "the hosts of the workers that may run it have no room for a process; the first tries again in {seconds:.1f} s",
     ("queued", "draining"): "the workers that may run it drain, and take no more",
     ("queued", "results"): "its program is away, and the results that wait for such programs are too many",
     ("leased", "running"): "worker {worker} has it{since}, and runs it",
     ("leased", "backlog"): "worker {worker} has it{since}; there, {position} go before it",
+    (
+        "leased",
+        "children",
+    ): "worker {worker} has it{since}, and it waits for {waits_for} tasks that it has submitted: {children}",
     ("leased", "absent"): "worker {worker} had it, and has not come back since the master's restart",
     ("ended", "result"): "it has ended with a result",
     ("ended", "error"): "it has ended with an exception",
@@ -46,10 +54,12 @@ class Explanation:
     program: str = ""  # the session's name
     position: int | None = None  # how many go before it
     worker: str = ""  # that has it
-    seconds: float | None = None  # delayed: until it is due; leased: since it was
+    seconds: float | None = None  # delayed: until it is due; leased: since then; resting: until a worker tries again
     delivery: int = 1  # which one it is or will be
     losses: tuple[str, ...] = ()  # why deliveries before were lost
     labels: tuple[str, ...] = ()  # that it asks of a worker
+    waits_for: int = 0  # how many of the tasks that it submitted have not ended
+    children: tuple[str, ...] = ()  # the first of these, as SESSION/NUMBER; ten at most
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> "Explanation":
@@ -66,8 +76,15 @@ class Explanation:
             worker=self.worker,
             since=since,
             wanted=",".join(self.labels),
+            waits_for=self.waits_for,
+            children=self._names_of_children(),
         )
         return words + (f"; lost before: {', '.join(self.losses)}" if self.losses else "")
+
+    def _names_of_children(self) -> str:
+        """As the command line takes them."""
+        names = [f"{session[:8]}/{number}" for session, _, number in (name.rpartition("/") for name in self.children)]
+        return ", ".join(names) + (", ..." if self.waits_for > len(names) else "")
 
     def __str__(self) -> str:
         return f"{f'task {self.task}' if self.task >= 0 else 'the task'}: {self.words}"

@@ -102,6 +102,7 @@ class BrokerCore:
             "parts": self._workers.parts,
             "output": self._workers.output,
             "begun": self._workers.begun,
+            "rest": self._rest,
             "relay_open": self._channels.open,
             "relay": self._channels.relay,
             "relay_close": self._channels.close,
@@ -424,6 +425,9 @@ class BrokerCore:
 
     def _settle(self, connection: int, outcomes: list[tuple[int, str, bytes]]) -> list[Effect]:
         return self._workers.settle(connection, outcomes, self._wall_clock)
+
+    def _rest(self, connection: int, seconds: float) -> list[Effect]:
+        return self._workers.rest(connection, seconds, self._now)
 
     def _ping(self, link: Link) -> list[Effect]:
         return [Send(link, ("pong",))]

@@ -1,11 +1,12 @@
 """Why a task has not started or not ended, as far as the master knows: what ``multihost.explain`` puts into words."""
 
 from multihost.broker.ledger import Ledger
-from multihost.broker.members import Session
+from multihost.broker.members import Session, Worker
 from multihost.broker.tasks import Task
 from multihost.broker.workers import Workers
 
 _MOST_FOUND = 100
+_MOST_CHILDREN = 10  # that are named
 
 
 class Explainer:
@@ -38,19 +39,28 @@ class Explainer:
             return _state("delayed", reason, task) | {"seconds": max(0.0, due - wall)}
         if (queued := ledger.ready.find(session_id, sequence)) is not None:
             position, task = queued
-            return _state("queued", self._why_queued(session, task), task) | {"position": position}
+            return self._queued(session, task, now) | {"position": position}
         for worker_id, token, task in ledger.leases:
             if (task.session, task.sequence) == (session_id, sequence):
                 return self._leased(worker_id, token, task, now)
         known = 0 <= sequence < session.next_sequence
         return {"state": "ended", "reason": "acknowledged"} if known else {"state": "unknown", "reason": "no task"}
 
+    def _queued(self, session: Session, task: Task, now: float) -> dict[str, object]:
+        reason = self._why_queued(session, task)
+        seconds = min((w.rests_until - now for w in self._able(task) if not w.draining), default=0.0)
+        if reason == "turn" and seconds > 0:
+            return _state("queued", "resting", task) | {"seconds": seconds}
+        return _state("queued", reason, task)
+
+    def _able(self, task: Task) -> list[Worker]:
+        """The workers that have its labels."""
+        return [worker for worker in self._workers.by_connection.values() if task.options.labels <= worker.labels]
+
     def _why_queued(self, session: Session, task: Task) -> str:
-        workers = [*self._workers.by_connection.values()]
-        able = [worker for worker in workers if task.options.labels <= worker.labels]
-        if not workers:
+        if not self._workers.by_connection:
             return "no worker"
-        if not able:
+        if not (able := self._able(task)):
             return "labels"
         if all(worker.draining for worker in able):
             return "draining"
@@ -62,14 +72,36 @@ class Explainer:
         worker = self._workers.known_as(worker_id)
         if worker is None:
             return _state("leased", "absent", task) | {"worker": worker_id}
-        # A worker begins its tasks in the order in which it got them.
-        before = sum(other < token for other in self._ledger.leases.of(worker_id)) - worker.slots + 1
+        children = self._children(worker)
+        # A worker begins its tasks in the order in which it got them; those that wait for others take no slot.
+        before = sum(o < token and o not in children for o in self._ledger.leases.of(worker_id)) - worker.slots + 1
         known: dict[str, object] = {"worker": worker.name}
         if task.leased_at is not None:
             known["seconds"] = max(0.0, now - task.leased_at)
+        if token in children:
+            names = tuple(f"{other.session}/{other.sequence}" for other in children[token][:_MOST_CHILDREN])
+            return _state("leased", "children", task) | known | {"waits_for": len(children[token]), "children": names}
         if before <= 0:
             return _state("leased", "running", task) | known
         return _state("leased", "backlog", task) | known | {"position": before}
+
+    def _children(self, worker: Worker) -> dict[int, list[Task]]:
+        """Of each of the worker's tasks that has submitted tasks, by its token: those that have not ended, in order."""
+        opened = {
+            session.session_id: session.opener
+            for session in self._ledger.sessions.values()
+            if session.opener is not None and session.worker == worker.worker_id
+        }
+        children: dict[int, list[Task]] = {}
+        if not opened:
+            return children
+        ledger = self._ledger
+        tasks = [task for _, task in ledger.delayed] + [task for _, _, task in ledger.leases]
+        tasks += [task for session_id in opened for task in ledger.ready.tasks_of(session_id)]
+        for task in sorted(tasks, key=lambda task: (task.session, task.sequence)):
+            if task.session in opened:
+                children.setdefault(opened[task.session], []).append(task)
+        return children
 
 
 def _state(state: str, reason: str, task: Task) -> dict[str, object]:

@@ -33,6 +33,7 @@ class Session:
     collector: str = ""  # the id of the one who collects it
     wanted: int | None = None  # the task whose outcome the collector waits for
     link: Link | None = None
+    opener: int | None = None  # the fencing token of the task that opened it, if its process has told that
     left_at: float = 0.0  # when its client left
     lacking: set[frozenset[str]] = field(default_factory=set)  # labels that no worker has; the client knows
 
@@ -77,5 +78,6 @@ class Worker:
     known: set[str] = field(default_factory=set)  # ids of the blobs it has
     families: set[str] = field(default_factory=set)  # whose tasks it was granted; only these may open sessions there
     settled: int = 0
+    rests_until: float = 0.0  # by the clock of events; its host had no room for a process
     keeps: bool = False  # whether it keeps what it said of tasks until it is told that this was recorded
     said: int = 0  # how often it has said what became of tasks

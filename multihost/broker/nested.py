@@ -49,6 +49,9 @@ class Channels:
         if session is None:
             depth = max(1, depth)
             session = self._ledger.begin(session_id, name, limit, parent.lifetime, family, depth, worker.worker_id)
+        match info:
+            case {"task": int(token)} if token in self._ledger.leases.of(worker.worker_id):
+                session.opener = token
         answer = {"known": known, "accepted": session.next_sequence, **self._workers.strength()}
         return [Send(connection, ("relay_open", channel, answer)), *self._clients.join(session, link)]
 

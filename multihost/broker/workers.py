@@ -16,6 +16,7 @@ from multihost.errors import ProtocolError, WorkerDied
 from multihost.payload import dump_error, dump_part
 from multihost.wire.messages import OUTCOME_KINDS
 
+_MOST_REST_SECONDS = 3600.0  # that a worker may claim
 # Tasks that are alike in this are granted in one message.
 _BATCH = attrgetter("session", "function_id", "options", "done", "losses")
 
@@ -82,6 +83,12 @@ class Workers:
             raise ProtocolError("a worker may want up to a million tasks")
         worker.wanted = 0 if worker.draining else count
         self._note_hunger(worker)
+        return []
+
+    def rest(self, connection: int, seconds: float, now: float) -> list[Effect]:
+        """Its host has no room for a process; it asks for nothing until it tries again."""
+        worker = self.find(connection)
+        worker.rests_until = now + min(max(seconds, 0.0), _MOST_REST_SECONDS)
         return []
 
     def settle(self, connection: int, outcomes: list[tuple[int, str, bytes]], now: float) -> list[Effect]:

@@ -170,6 +170,7 @@ class RunnerCore:
         items = (item for child in children for item in child.running.values())
         if begun := [item.token for item in items if item.careful and not item.void]:
             effects.append(Send(("begun", begun)))
+        effects += self._tell_rest(now)
         return [*effects, Send(("drain",))] if self._drain_until is not None else effects
 
     def _disconnect(self, event: Disconnected, now: float) -> list[Effect]:
@@ -440,7 +441,12 @@ class RunnerCore:
         self._rest_seconds = min(MAX_REST_SECONDS, 2 * self._rest_seconds or 1.0)
         self._rest_until = now + self._rest_seconds
         text = f"no process could be started ({event.reason}); this worker rests for {self._rest_seconds:g} s"
-        return [Note("error", text), *self._give_back_queue()]
+        return [Note("error", text), *self._tell_rest(now), *self._give_back_queue()]
+
+    def _tell_rest(self, now: float) -> list[Effect]:
+        """Say why we want nothing, if it is that."""
+        resting = self._connected and self._rest_until is not None and self._rest_until > now
+        return [Send(("rest", self._rest_until - now))] if resting else []  # type: ignore[operator]
 
     def _queue_again(self, items: Iterable[Item]) -> None:
         """Put tasks that a child had to the front, in order, but for those that were cancelled."""

@@ -108,6 +108,7 @@ class RelayDoor:
         needs, archives: as the session that the child serves has them.
         extra: what a session is told besides the master's answer.
         depth: how deep the task is that runs in the calling thread.
+        whose: its fencing token, if that is known.
         lend: called with True when the first task of a task is on its way, with False when the last has its outcome.
         opening: called before a session is opened: the pipe must be read from now on while tasks run.
         guard: held while the state is changed, so that nothing is raised meanwhile.
@@ -119,6 +120,7 @@ class RelayDoor:
         extra: dict[str, object],
         send: Send,
         depth: Callable[[], int],
+        whose: Callable[[], int | None],
         lend: Callable[[bool], None],
         opening: Callable[[], None],
         guard: AbstractContextManager[None],
@@ -128,6 +130,7 @@ class RelayDoor:
         self.send = send
         self._extra = extra
         self._depth = depth
+        self._whose = whose
         self._lend = lend
         self._opening = opening
         self._guard = guard
@@ -147,7 +150,8 @@ class RelayDoor:
             self._last += 1
             number = self._last
             relay = self._relays[number] = Relay(number, self)
-        self.send(("relay_open", number, info))
+        token = self._whose()
+        self.send(("relay_open", number, info if token is None else {**info, "task": token}))
         try:
             return relay, {**relay.wait_for_answer(), **self._extra}
         except BaseException:

@@ -119,6 +119,7 @@ class Slot:
             {"max_payload": config.max_payload},
             self._outbox.send,
             self._depth,
+            self._whose,
             self._lend,
             self._read_in_thread,
             self._interrupts,

@@ -83,6 +83,7 @@ ROLES: dict[str, dict[str, tuple[Check, ...]]] = {
         "relay_open": (_a(int), _a(str), _a(dict)),  # channel, the session of the program whose task it is, its hello
         "relay": (_a(int), _a(list)),  # channel, a batch as a client sends it
         "relay_close": (_a(int),),
+        "rest": (_a(float),),  # for so many seconds, its host having no room for a process
         "give_back": (_list_of(int),),  # fencing tokens of tasks that were not started
         "drain": (),  # no more leases, please
         "heartbeat": (),

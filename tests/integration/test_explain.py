@@ -54,6 +54,48 @@ def test_results_futures_and_the_command_line_tell_why_a_task_is_not_done(tmp_pa
             assert gpu.explain().reason == "cancelled"
 
 
+def wait_in_a_task(directory: Path, depth: int) -> int:
+    if not depth:
+        return common.mark_and_wait(directory, "leaf")
+    with multihost.Pool() as pool:
+        results = [pool.apply_async(wait_in_a_task, (directory, depth - 1)) for _ in range(2)]
+        return sum(result.get() for result in results)
+
+
+def test_a_task_that_waits_for_its_own_tasks_says_for_which(tmp_path: Path) -> None:
+    (tmp_path / "cluster").mkdir()
+    with Cluster(tmp_path / "cluster") as cluster:
+        cluster.start_master()
+        cluster.start_worker(slots=2)
+        with cluster.pool() as pool:
+            result = pool.apply_async(wait_in_a_task, (tmp_path, 2))
+            wait_until(lambda: len([*tmp_path.glob("leaf.began*")]) == 2, "two leaves run")
+            told = result.explain()
+            assert (told.reason, told.waits_for) == ("children", 2)
+            assert f"waits for 2 tasks that it has submitted: {told.children[0][:8]}/0, " in str(told)
+            rows = cluster.run("-m", "multihost", "explain", "--json", told.children[0])
+            child = json.loads(rows)
+            assert (child["state"], child["reason"], child["waits_for"]) == ("leased", "children", 2)
+            leaf = json.loads(cluster.run("-m", "multihost", "explain", "--json", child["children"][0]))
+            assert leaf["reason"] == "running"
+            (tmp_path / "go").touch()
+            result.get(30)
+
+
+def test_a_chunk_that_the_master_has_no_room_for_says_so(tmp_path: Path) -> None:
+    with Cluster(tmp_path) as cluster:
+        cluster.start_master(MULTIHOST_MAX_TASKS="1")
+        with cluster.pool() as pool:
+            first = pool.map_async(common.square, range(2), chunksize=2)
+            cluster.wait_for(queued=1)
+            second = pool.map_async(common.square, range(2), chunksize=2)
+            wait_until(lambda: second.explain().reason == "full", "the master has refused it")
+            assert first.explain().reason == "no worker"
+            assert "the master is full" in str(second.explain())
+            cluster.start_worker()
+            assert second.get(30) == first.get(30) == [0, 1]
+
+
 def test_who_asks_in_a_callback_is_not_kept_waiting(shared_cluster: Cluster) -> None:
     with shared_cluster.pool() as pool:
         told: list[str] = []

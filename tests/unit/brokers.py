@@ -188,10 +188,20 @@ class Broker:
     def settle(self, worker: int, token: int, kind: str = "result", content: bytes = b"") -> list[Effect]:
         return self.say(worker, ("settle", [(token, kind, content)]))
 
-    def open(self, worker: int, channel: int, family: str = "s", depth: int = 1, limit: int | None = None) -> "Nested":
-        """Have a task that runs on ``worker`` open a session of its own, on a channel."""
+    def open(
+        self,
+        worker: int,
+        channel: int,
+        family: str = "s",
+        depth: int = 1,
+        limit: int | None = None,
+        token: int | None = None,
+    ) -> "Nested":
+        """Have a task that runs on ``worker`` open a session of its own, on a channel; ``token``: its lease's."""
         nested = Nested(self, worker, channel, f"{family}/{worker}-{channel}")
         info: dict[str, object] = {"session": nested.session, "limit": limit, "name": "a task", "depth": depth}
+        if token is not None:
+            info["task"] = token
         self.sessions[worker, channel] = nested.session
         self.say(worker, ("relay_open", channel, family, info))
         return nested

@@ -2,10 +2,12 @@
 
 import pytest
 
+from multihost.broker.bounds import Bounds
+from multihost.broker.core import BrokerCore
 from multihost.client.core import ClientCore
 from multihost.explain import _WORDS, Explanation
 from multihost.options import PLAIN
-from tests.unit.brokers import Broker
+from tests.unit.brokers import SQUARE, Broker
 from tests.unit.test_client_core import CODE_OF_F, NOW
 
 
@@ -138,6 +140,81 @@ def test_task_of_a_task_can_be_explained(broker: Broker) -> None:
     ((_, _, plain),) = broker.take(nested.link)
     assert isinstance(plain, dict)
     assert (plain["state"], plain["reason"]) == ("queued", "turn")
+
+
+def test_task_waits_for_tasks_that_it_has_submitted(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker("a", want=1)
+    broker.submit(client, b"0")
+    (grant,) = broker.grants(worker)
+    nested = broker.open(worker, 1, token=grant.token)
+    assert where(broker, client) == ("leased", "running")
+    nested.submit(*[b"n"] * 12)
+    nested.say(("submit", 12, SQUARE.id, {"delay": 5.0}, [b"late"]))
+    other = broker.worker("b", want=1)
+    broker.settle(other, broker.grants(other)[0].token)
+    told = ask(broker, client)
+    assert (told.state, told.reason, told.worker, told.waits_for) == ("leased", "children", "host-a", 12)
+    assert told.children == tuple(f"{nested.session}/{number}" for number in range(1, 11))
+    named = [f"{nested.session[:8]}/{number}" for number in range(1, 11)]
+    assert str(told).endswith("waits for 12 tasks that it has submitted: " + ", ".join(named) + ", ...")
+    nested.say(("cancel", [*range(1, 12)], False))
+    assert ask(broker, client).children == (f"{nested.session}/12",)
+    assert not str(ask(broker, client)).endswith("...")
+    nested.close()
+    assert where(broker, client) == ("leased", "running")
+
+
+def test_task_that_waits_takes_no_slot_so_what_came_behind_it_runs(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker("a", want=2)
+    broker.submit(client, b"0", b"1")
+    first, _ = broker.grants(worker)
+    assert where(broker, client, 1) == ("leased", "backlog")
+    broker.open(worker, 1, token=first.token).submit(b"n")
+    assert where(broker, client, 1) == ("leased", "running")
+
+
+def test_token_that_its_worker_does_not_hold_opens_no_session_for_another_task(broker: Broker) -> None:
+    client = broker.client()
+    workers = [broker.worker(name, want=1) for name in ("a", "b")]
+    broker.submit(client, b"0", b"1")
+    (first,), _ = (broker.grants(worker) for worker in workers)
+    broker.open(workers[1], 1, token=first.token).submit(b"n")
+    assert [where(broker, client, number) for number in (0, 1)] == [("leased", "running")] * 2
+
+
+def test_task_waits_because_the_hosts_of_the_workers_have_no_room_for_a_process(broker: Broker) -> None:
+    client = broker.client()
+    resting = [broker.worker(), broker.worker()]
+    broker.worker(labels=["gpu"])
+    broker.submit(client, b"0")
+    broker.submit(client, b"1", first=1, labels=("gpu",))
+    broker.say(resting[0], ("rest", 2.0))
+    assert where(broker, client) == ("queued", "turn")
+    broker.say(resting[1], ("rest", 8.0))
+    broker.say(broker.worker(), ("rest", 4.0), ("drain",))
+    assert where(broker, client) == ("queued", "turn"), "the one with the label does not rest"
+    broker.leave(broker.core._workers.known_as("w4").connection)  # type: ignore[union-attr]
+    told = ask(broker, client)
+    assert (told.state, told.reason, told.seconds) == ("queued", "resting", 2.0)
+    assert "the first tries again in 2.0 s" in str(told)
+    broker.now += 3.0
+    assert where(broker, client) == ("queued", "turn")
+
+
+def test_task_is_held_because_too_much_waits_for_its_program(broker: Broker) -> None:
+    broker = Broker(BrokerCore(10.0, 60.0, [], bounds=Bounds(result_bytes=1)))
+    client, worker = broker.client(), broker.worker(want=1)
+    broker.submit(client, b"0", b"1")
+    (grant,) = broker.grants(worker)
+    broker.leave(client)
+    broker.settle(worker, grant.token, "result", b"large")
+    broker.tick(1.0)
+    monitor = broker.monitor()
+    broker.say(monitor, ("find", "s", 1))
+    ((_, rows),) = broker.take(monitor)
+    told = Explanation.of(rows[0])  # type: ignore[index]
+    assert (told.state, told.reason) == ("queued", "results")
+    assert "its program is away" in str(told)
 
 
 def test_watcher_finds_tasks_by_their_number_and_the_beginning_of_their_session(broker: Broker) -> None:

@@ -271,6 +271,7 @@ GOOD: dict[str, list[messages.Message]] = {
         ("parts", [(1, 20, b"x")]),
         ("output", [(1, "text")]),
         ("begun", [1, 2]),
+        ("rest", 1.5),
         ("relay_open", 1, ID, {}),
         ("relay", 1, [("ping",)]),
         ("relay_close", 1),

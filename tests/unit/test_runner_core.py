@@ -737,6 +737,17 @@ def test_a_host_without_room_rests_longer_each_time_and_asks_for_nothing_meanwhi
     assert rests == [1.0, 2.0, 4.0, 8.0]
 
 
+def test_master_hears_how_long_a_host_without_room_rests_and_when_it_comes_back_how_much_is_left() -> None:
+    core = RunnerCore(1, DRAIN_TIMEOUT)
+    core.handle(Connected(True, {}), 0.0)
+    child, _ = started(core, 0.0, [1])
+    assert Send(("rest", 1.0)) in core.handle(StartFailed(child, "no process left"), 0.0)
+    core.handle(Disconnected(), 0.25)
+    assert Send(("rest", 0.5)) in core.handle(Connected(True, {}), 0.5)
+    core.handle(Disconnected(), 0.75)
+    assert not any("rest" in effect.message for effect in core.handle(Connected(True, {}), 1.5) if type(effect) is Send)
+
+
 def test_a_child_that_works_again_ends_the_growing_of_the_rests() -> None:
     core = RunnerCore(1, DRAIN_TIMEOUT)
     core.handle(Connected(), 0.0)

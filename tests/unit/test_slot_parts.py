@@ -233,11 +233,19 @@ class Worker:
 
     def __init__(self, answer: Message | None = None) -> None:
         self.said: list[Message] = []
+        self.task: int | None = None  # the token of the one that runs
         self.lent: list[bool] = []
         self.opened = 0
         self._answer = answer
         self.door = RelayDoor(
-            ("code",), {"max_payload": 5}, self._hear, lambda: 2, self.lent.append, self._open, nullcontext()
+            ("code",),
+            {"max_payload": 5},
+            self._hear,
+            lambda: 2,
+            lambda: self.task,
+            self.lent.append,
+            self._open,
+            nullcontext(),
         )
 
     def _open(self) -> None:
@@ -255,6 +263,13 @@ def submit(first: int, count: int) -> Message:
 
 def outcomes(*rows: tuple[int, str]) -> list[Message]:
     return [("outcomes", [(sequence, kind, b"", "") for sequence, kind in rows])]
+
+
+def test_session_of_a_task_says_which_task_has_opened_it() -> None:
+    worker = Worker()
+    worker.task = 7
+    worker.door.open({"session": "a"})
+    assert worker.said == [("relay_open", 1, {"session": "a", "task": 7})]
 
 
 def test_session_of_a_task_speaks_on_a_channel_of_its_own() -> None:
