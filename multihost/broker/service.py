@@ -22,7 +22,7 @@ from multihost.broker.bounds import Bounds
 from multihost.broker.core import TICK_SECONDS, BrokerCore
 from multihost.broker.journal import Journal, open_journal
 from multihost.broker.queues import Reply
-from multihost.errors import JournalError, JournalFull, ProtocolError
+from multihost.errors import JournalError, JournalFull, JournalUnusable, ProtocolError
 from multihost.settings import MEMORY, Address, Settings
 from multihost.wire.messages import PROTOCOL_VERSION, Message
 from multihost.wire.peer import Peer
@@ -67,7 +67,7 @@ def make_server(
     )
     journal = open_journal(settings.journal, settings.journal_sync)
     try:
-        _replay(journal, broker)
+        _replay(journal, broker, settings.journal)
         keeps = settings.journal != MEMORY
         service = Service(broker, journal, keeps, settings.lease_timeout, settings.max_payload)
         limits = Limits(max_payload=settings.max_payload, connections=settings.max_connections)
@@ -77,13 +77,18 @@ def make_server(
         raise
 
 
-def _replay(journal: Journal, broker: BrokerCore) -> None:
+def _replay(journal: Journal, broker: BrokerCore, directory: str) -> None:
+    """Raises: JournalError: also when a row is whole, and yet nothing that this program could have written."""
     begun = time.monotonic()
     rows = 0
     for records in journal.replay():
         rows += 1
         for record in records:
-            broker.replay(*record)  # type: ignore[misc]
+            try:
+                broker.replay(*record)  # type: ignore[misc]
+            except Exception as error:
+                text = f"row {rows} is whole, and holds what this multihost cannot apply ({error!r})"
+                raise JournalUnusable(directory, f"{text}; run the one that wrote it") from error
     now = time.monotonic()
     broker.resume(now)
     if rows:
