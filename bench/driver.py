@@ -106,7 +106,7 @@ class Adapter:
     def _environ(self, more: Mapping[str, str]) -> dict[str, str]:
         name, _, value = self._mark.partition("=")
         ours = {key: value for key, value in os.environ.items() if not key.startswith("MULTIHOST_")}
-        return {**ours, "PYTHONPATH": str(programs.BENCH), name: value, **more}
+        return {**ours, "PYTHONPATH": programs.IMPORTS, name: value, **more}
 
     def _accept(self, listener: socket.socket) -> socket.socket:
         listener.settimeout(0.2)

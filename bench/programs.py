@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 BENCH = Path(__file__).resolve().parent
+# What is started imports what is in ``bench/``, and the checkout's own multihost, whichever one is installed.
+IMPORTS = os.pathsep.join([str(BENCH), str(BENCH.parent)])
 _STOP_SECONDS = 5.0
 
 
@@ -22,8 +24,8 @@ def free_port() -> int:
 
 
 def start(command: Sequence[str], environ: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Start a program that can import what is in ``bench/``."""
-    complete = {**os.environ, **(environ or {}), "PYTHONPATH": str(BENCH)}
+    """Start a program that can import what is in ``bench/``, and this checkout."""
+    complete = {**os.environ, **(environ or {}), "PYTHONPATH": IMPORTS}
     return subprocess.Popen(command, env=complete, stdin=subprocess.DEVNULL, cwd=BENCH)
 
 

@@ -170,7 +170,7 @@ def submitted(pool: multihost.Pool, count: int) -> None:
 def light_workers(cluster: Cluster, count: int) -> Iterator[IO[str]]:
     """Yields what they print, once all have joined."""
     command = [sys.executable, str(programs.BENCH / "light.py"), str(count), str(_WINDOW)]
-    environ = {**os.environ, **cluster.settings, "PYTHONPATH": str(programs.BENCH)}
+    environ = {**os.environ, **cluster.settings, "PYTHONPATH": programs.IMPORTS}
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import islice
 
 # With such options tasks go to a child one at a time: those behind one that is stopped or dies would suffer with it.
 TIMEOUT, CAREFUL = "timeout", "careful"
@@ -21,6 +22,8 @@ class Item:
     overdue: bool = False  # its time is up
     retry: bool = False  # whether its caller wants another try then
     retry_memory: bool = False  # or when it takes too much memory
+    began: float | None = None  # when it began to run, as far as the worker knows
+    late: bool = False  # it was seen to take longer than its function used to
 
     @property
     def chunk(self) -> bool:
@@ -84,6 +87,12 @@ class Child:
     def worn(self) -> bool:
         """Whether it has run all the tasks that a process of its session may run."""
         return self.left is not None and self.left <= 0
+
+    def note_begun(self, threads: int, now: float) -> None:
+        """So many of its tasks run, the first ones; those that are new among them have just begun."""
+        for item in islice(self.running.values(), threads):
+            if item.began is None:
+                item.began = now
 
     def void(self, token: int) -> None:
         """The lease of one of its tasks has ended."""

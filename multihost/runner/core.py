@@ -58,8 +58,13 @@ HOLD_SECONDS = 0.020
 # How much of it lies in a child's pipe, where it cannot be taken back any more.
 CHILD_SECONDS = 0.004
 MAX_HELD = 4096
+_FEW = int(
+    2 * HOLD_SECONDS / CHILD_SECONDS
+)  # when a worker holds so few for a slot, its child's pipe takes one at most
+_UNKNOWN = float("inf")  # how long a function takes that was not measured
 # Tasks that have not started after so long behind others go back to the master.
 STUCK_SECONDS = 0.050
+_LATER = 0.001  # so long after that a ``Tick`` finds it out, whichever way the sums are rounded
 MAX_REST_SECONDS = 30.0
 WARM_CHILDREN = 4  # idle children of other sessions; each costs memory and saves the start of a process and its imports
 
@@ -89,7 +94,8 @@ class RunnerCore:
         self._seconds: dict[tuple[str, bool], float] = {}  # what an item is measured as -> running mean of its duration
         self._recent: tuple[str, bool] = ("", False)  # as what the task that ended last was measured
         self._announced = 0  # what the master thinks we want
-        self._progress = 0.0  # when a task last started or ended here
+        self._progress = 0.0  # when a task last started or ended here, or came to an empty queue
+        self._review: float | None = None  # when time alone will have changed how many tasks are wanted
         self._limits = Limits()
         self._relays = Relays()
         self._connected = False
@@ -139,8 +145,12 @@ class RunnerCore:
         return waiting or self._drain_until is not None or self._rest_until is not None
 
     def next_deadline(self) -> float | None:
-        """When a ``Tick`` is due in any case: a task's time is up, or a child takes too long to end."""
-        deadlines = [self._limits.next(), *self._retiring.values()]
+        """When a ``Tick`` is due in any case: a task's time is up, something takes too long, or is about to end."""
+        deadlines = [self._limits.next(), self._review, *self._retiring.values()]
+        stuck = [child.since for child in self._children.values() if self._keeps_waiting(child)]
+        if self._queue:
+            stuck.append(self._progress)
+        deadlines += [since + STUCK_SECONDS + _LATER for since in stuck]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def to_measure(self) -> list[int]:
@@ -153,7 +163,7 @@ class RunnerCore:
         """Apply one event; the effects are to be performed in order."""
         effects = self._handlers[type(event)](event, now)
         effects += self._assign(now)
-        effects += self._announce()
+        effects += self._announce(now)
         may_leave = self._draining or not self._connected
         if self._drain_until is not None and may_leave and not self._exited and not self.held:
             self._exited = True
@@ -214,6 +224,8 @@ class RunnerCore:
                 case ("grant", str(session), str(function_id), tuple(needs), dict(options), list(tasks)):
                     self._announced = max(0, self._announced - len(tasks))
                     self._measuring = self._measuring or MEMORY in options
+                    if not self._queue:
+                        self._progress = now
                     self._queue.extend(
                         Item(token, session, function_id, needs, payload, options) for token, payload in tasks
                     )
@@ -269,6 +281,7 @@ class RunnerCore:
         outcomes = [outcome for outcome in event.outcomes if self._note_outcome(child, outcome[0], each)]
         if outcomes:
             child.since = now
+            child.note_begun(self._threads, now)
         effects += self._report("settle", outcomes)
         self._rest_seconds = 0.0
         self._progress = now
@@ -323,8 +336,7 @@ class RunnerCore:
         if child.left is not None:
             child.left += len(items)
         self._queue_again(items)
-        self._progress = now
-        return []
+        return [] if self._drain_until is None else self._give_back_queue()
 
     def _lent(self, event: Lent, now: float) -> list[Effect]:
         child = self._children.get(event.child)
@@ -453,6 +465,7 @@ class RunnerCore:
         tasks = [*items]
         for item in tasks:
             self._limits.lift(item.token)
+            item.began, item.late = None, False
         self._queue.extendleft(item for item in reversed(tasks) if not item.void)
 
     def _retire_if_worn(self, child: Child, now: float) -> list[Effect]:
@@ -479,9 +492,12 @@ class RunnerCore:
         while self._queue:
             item = self._queue[0]
             child = self._child_for(item)
-            if child is None:
-                if self._busy() >= self._slots:
+            if child is None and self._busy() >= self._slots:
+                if (child := self._nearly_free(item, now)) is None:
                     break
+                effects += self._hand_over(child, item, now, ahead=True)
+                continue
+            if child is None:
                 effects += self._make_room()
                 lifetime = item.options.get("lifetime")
                 child = Child(
@@ -490,18 +506,36 @@ class RunnerCore:
                 self._next_child += 1
                 self._children[child.number] = child
                 effects.append(Start(child.number, child.needs))
-            if not child.running:
-                child.since = now
-            effects += self._hand_over(child, item)
-            self._progress = now
+            effects += self._hand_over(child, item, now)
         return effects
+
+    def _nearly_free(self, item: Item, now: float) -> Child | None:
+        """A child that is about to end a task, and would otherwise have to wait for us then."""
+        if item.careful or TIMEOUT in item.options:
+            return None
+        for child in self._children.values():
+            may = len(child.running) <= self._threads and child.suits(item)
+            if may and any(end - CHILD_SECONDS <= now < end + STUCK_SECONDS for end in self._ends(child)):
+                return child
+        return None
+
+    def _ends(self, child: Child) -> list[float]:
+        """When the tasks that a child runs are expected to end, those of which something is known."""
+        running = islice(child.running.values(), self._threads) if child.busy else ()
+        return [
+            item.began + seconds
+            for item in running
+            if item.began is not None
+            and not (item.late or item.careful or TIMEOUT in item.options)
+            and (seconds := self._seconds.get(item.measure)) is not None
+        ]
 
     def _busy(self) -> int:
         return sum(child.busy for child in self._children.values())
 
     def _child_for(self, item: Item) -> Child | None:
         """The child that can take ``item`` now: an idle one, or, when no slot is free, one whose pipe holds little."""
-        suitable = [child for child in self._children.values() if child.suits(item)]
+        suitable = [child for child in self._children.values() if child.suits(item) and not self._is_late(child)]
         best = min(suitable, key=lambda child: len(child.running), default=None)
         if best is None:
             return None
@@ -525,9 +559,12 @@ class RunnerCore:
         share = -(-len(self._queue) // self._slots)
         return min(room, share) if child.left is None else min(room, share, child.left)
 
-    def _hand_over(self, child: Child, first: Item) -> list[Effect]:
+    def _hand_over(self, child: Child, first: Item, now: float, ahead: bool = False) -> list[Effect]:
         """Have the child run tasks like ``first``; of one that runs apart the master hears before that."""
-        portion = 1 if first.careful else self._portion(child, first)
+        portion = 1 if first.careful or ahead else self._portion(child, first)
+        if len(child.running) <= self._threads:
+            child.since = now
+        self._progress = now
         tasks: list[tuple[int, bytes]] = []
         while self._queue and len(tasks) < portion:
             item = self._queue[0]
@@ -541,6 +578,7 @@ class RunnerCore:
         new = first.function_id not in child.functions
         child.functions.add(first.function_id)
         self._children.move_to_end(child.number)
+        child.note_begun(self._threads, now)
         run = Run(child.number, first.function_id, new, tasks, first.options)
         return [Send(("begun", [first.token])), run] if first.careful and self._connected else [run]
 
@@ -558,29 +596,41 @@ class RunnerCore:
 
     # --- how much to ask for -----------------------------------------------------------------------------------
 
-    def _announce(self) -> list[Effect]:
+    def _announce(self, now: float) -> list[Effect]:
         """Tell the master how many more tasks we would take, when that has changed enough to matter."""
+        self._review = None
         if not self._connected or self._drain_until is not None:
             return []
-        target = self._target()
+        each = self._held_for_each()
+        places = self._slots * self._threads
+        nearly_free = self._about_to_end(now) if each <= _FEW else 0
+        # Of tasks of which a slot has but one, the next one is asked for when that is about to end.
+        target = places * each if each > 1 else places + nearly_free
         lent = sum(child.leases for child in self._children.values() if child.lending)
         want = 0 if self._rest_until is not None else max(0, target - (self.held - lent))
         change = abs(want - self._announced)
         # A small change is only worth a message while each slot has more than the task it runs.
-        if not change or (want and target > self._slots * self._threads and 4 * change < target):
+        if not change or (want and each > 1 and 4 * change < target):
             return []
         self._announced = want
         return [Send(("want", want))]
 
-    def _target(self) -> int:
-        """How many tasks to hold: what the slots finish soon, by the slowest function that runs now or ran last."""
+    def _held_for_each(self) -> int:
+        """How many tasks to hold for each place: what it ends soon, by the slowest function that runs or ran last."""
         running = {next(iter(c.running.values())).measure for c in self._children.values() if c.busy}
         measured = [self._seconds.get(measure) for measure in running or {self._recent}]
-        places = self._slots * self._threads
-        if None in measured:
-            return places
-        slowest = max(seconds for seconds in measured if seconds is not None)
-        return places * max(1, min(MAX_HELD, int(HOLD_SECONDS / max(slowest, 1e-7))))
+        slowest = max((_UNKNOWN if seconds is None else seconds for seconds in measured), default=_UNKNOWN)
+        return max(1, min(MAX_HELD, int(HOLD_SECONDS / max(slowest, 1e-7))))
+
+    def _about_to_end(self, now: float) -> int:
+        """How many tasks end within the holding time, by the durations of their functions; sets when that changes."""
+        ends = [end for child in self._children.values() for end in self._ends(child)]
+        # One that goes on for longer than expected is as good as one whose end is not known.
+        changes = [end + after for end in ends for after in (-HOLD_SECONDS, STUCK_SECONDS)]
+        if self._queue:
+            changes += [end - CHILD_SECONDS for end in ends]  # when to hand something ahead
+        self._review = min((change for change in changes if change > now), default=None)
+        return sum(end - HOLD_SECONDS <= now < end + STUCK_SECONDS for end in ends)
 
     def _give_back_queue(self) -> list[Effect]:
         tokens = [item.token for item in self._queue]
@@ -607,14 +657,22 @@ class RunnerCore:
         """What lies behind a task that takes long shall not wait for it: have the child give it back."""
         effects: list[Effect] = []
         for child in self._children.values():
-            if len(child.running) > self._threads and now - child.since > STUCK_SECONDS and not child.lending:
+            if self._keeps_waiting(child) and now - child.since > STUCK_SECONDS:
                 child.since = now  # asked again in a while, if it was between two tasks
                 for item in child.running.values():
                     self._note_long(item)
                 effects.append(Recall(child.number))
         return effects
 
+    def _is_late(self, child: Child) -> bool:
+        """Whether something runs in it that takes longer than expected, so that nothing is to wait behind that."""
+        return any(item.late for item in islice(child.running.values(), self._threads))
+
+    def _keeps_waiting(self, child: Child) -> bool:
+        return len(child.running) > self._threads and not child.lending
+
     def _note_long(self, item: Item) -> None:
+        item.late = True
         self._seconds[item.measure] = max(self._seconds.get(item.measure, 0.0), HOLD_SECONDS)
 
     def _enforce(self, now: float) -> list[Effect]:
@@ -645,7 +703,8 @@ class RunnerCore:
             return self._stop_running()
         self._drain_until = now + self._drain_timeout
         drain: list[Effect] = [Note("info", f"draining: {self.held} tasks in hand, none is taken any more")]
-        return [*drain, Send(("drain",)), *self._give_back_queue()]
+        recalls = [Recall(child.number) for child in self._children.values() if self._keeps_waiting(child)]
+        return [*drain, Send(("drain",)), *self._give_back_queue(), *recalls]
 
     def _stop_running(self) -> list[Effect]:
         """Give back even what runs, unpenalised, and stop it; wait for nothing any more."""
