@@ -18,7 +18,7 @@ _WORDS = {
     ("queued", "no worker"): "no worker is connected to the master",
     ("queued", "labels"): "no worker has its labels ({wanted}); start one with MULTIHOST_LABELS={wanted}",
     ("queued", "draining"): "the workers that may run it drain, and take no more",
-    ("queued", "results"): "its program is away, and the results that wait for such programs are too many",
+    ("queued", "results"): "its program is away or does not read, and too many results wait for it already",
     ("leased", "running"): "worker {worker} has it{since}, and runs it",
     ("leased", "backlog"): "worker {worker} has it{since}; there, {position} go before it",
     ("leased", "absent"): "worker {worker} had it, and has not come back since the master's restart",

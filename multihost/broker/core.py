@@ -316,7 +316,7 @@ class BrokerCore:
             effects += self._give_up_awaited()
         for queue in self._queues.values():
             effects += queue.expire(now)
-        effects += self._clients.hold_absent()
+        effects += self._clients.hold()
         if due := self._ledger.delayed.due(self._wall_clock + _ROUNDING):
             self._ledger.release(due)
             sessions = [self._ledger.sessions[session_id] for session_id in due]

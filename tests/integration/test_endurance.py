@@ -197,6 +197,31 @@ def test_a_client_that_does_not_read_its_results_holds_up_nobody(cluster: Cluste
     assert client.log() == "30000000\n"
 
 
+def test_what_waits_for_a_client_that_does_not_read_is_bounded_and_nothing_of_it_is_lost(tmp_path: Path) -> None:
+    with Cluster(tmp_path, MULTIHOST_MAX_RESULT_BYTES="1000000") as cluster:
+        cluster.start_master()
+        cluster.start_worker()
+        # Slow enough that a worker does not lease all of them at once.
+        text = (
+            "import multihost, time\n"
+            "slow = lambda size: time.sleep(0.002) or bytes(size)\n"
+            "print(sum(map(len, multihost.Pool().map(slow, [10_000] * 3000, chunksize=1))))"
+        )
+        client = cluster.start_python("-c", text)
+        wait_until(lambda: cluster.statistics()["done"] > 10, "its job runs")
+        client.stop()
+        cluster.master.wait_for_log("bytes of results wait to be read by")
+        wait_until(lambda: cluster.statistics()["leased"] == 0, "what was leased has ended")
+        waiting = cluster.statistics()["queued"]
+        assert waiting
+        with cluster.pool() as pool:
+            assert pool.map(tasks.square, range(2000), chunksize=1) == [x * x for x in range(2000)]
+        assert cluster.statistics()["queued"] == waiting
+        client.cont()
+        assert client.wait() == 0
+        assert client.log() == "30000000\n"
+
+
 # --- names -----------------------------------------------------------------------------------------------------
 
 

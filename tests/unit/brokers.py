@@ -377,10 +377,11 @@ def check_invariants(core: BrokerCore, restarted: bool = False) -> None:
     assert {link[0] for link in core._clients.by_link if isinstance(link, tuple)} <= set(workers.by_connection)
     assert all(isinstance(s.link, tuple) or (awaited and s.link is None) for s in sessions.values() if s.nested)
 
-    # What waits for clients is counted; who is here is not held for what waits for others.
+    # What waits for clients is counted; who is here is held only for what he can acknowledge.
     for name, session in sessions.items():
         assert session.result_bytes == sum(len(row[2]) for row in session.all_rows())
-        assert session.link is None or not lines[name].held
+        assert session.link is None or not lines[name].held or session.outcomes or session.job
+        assert not (session.nested and lines[name].held)
 
     # A detached job is found by its name, and keeps what comes of its tasks until that was used.
     assert {session.job: session for session in sessions.values() if session.job} == ledger.jobs
