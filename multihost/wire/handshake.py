@@ -22,6 +22,10 @@ _LEGACY_LENGTHS = (
 _DIGESTS = ("md5", "sha256", "sha384", "sha3_256", "sha3_384")
 
 
+class WrongKey(AuthenticationError):
+    """The peer answers our challenge, and with another key."""
+
+
 class ServerHandshake:
     """The server's side: send ``greeting()``, then send what ``receive`` returns for each frame, until ``done``."""
 
@@ -101,12 +105,12 @@ def verify(authkey: bytes, message: bytes, response: bytes) -> None:
     """Check ``response`` to our challenge ``message``.
 
     The digest covers the challenge's own ``{sha256}`` prefix, so a weaker one cannot be slipped in on the way.
-    Raises: AuthenticationError.
+    Raises: WrongKey; AuthenticationError: it is no response.
     """
     name = _digest_named_in(response)
     proof = response if name is None else response[len(name) + 2 :]
     if not hmac.compare_digest(hmac.new(authkey, message, name or "md5").digest(), proof):
-        raise AuthenticationError("the peer's authkey is another one than ours")
+        raise WrongKey("the peer's authkey is another one than ours")
 
 
 def _new_message() -> bytes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from multihost.errors import ClusterFull, JobError, JournalFull, ProtocolError
 from multihost.wire import messages, sockets
 from multihost.wire.frames import Buffer, FrameReader, frame
-from multihost.wire.handshake import FAILURE, MAX_HANDSHAKE_FRAME, ServerHandshake
+from multihost.wire.handshake import FAILURE, MAX_HANDSHAKE_FRAME, ServerHandshake, WrongKey
 
 if TYPE_CHECKING:
     from multihost.wire.server import Server
@@ -64,7 +64,7 @@ class Peer(asyncio.BufferedProtocol):
 
     def __init__(self, server: "Server", number: int) -> None:
         self.number = number
-        self.address = "?"
+        self.host, self.address = "", "?"
         self.writable = True
         self._server = server
         self._handler = server.handler
@@ -84,11 +84,10 @@ class Peer(asyncio.BufferedProtocol):
         self._transport = transport
         sockets.configure(transport.get_extra_info("socket"))
         host, port = transport.get_extra_info("peername")[:2]
-        self.address = f"{host}:{port}"
+        self.host, self.address = host, f"{host}:{port}"
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(self._server.limits.handshake_seconds, self._handshake_expired)
-        self._server.began(self, host)
-        self.write_frame([self._handshake.greeting()])
+        self._server.began(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._frames.space()
@@ -127,7 +126,11 @@ class Peer(asyncio.BufferedProtocol):
         self.writable = True
         self._handler.writable(self.number)
 
-    # --- what the handler calls --------------------------------------------------------------------------------
+    # --- what the server and the handler call ------------------------------------------------------------------
+
+    def greet(self) -> None:
+        """Begin the handshake."""
+        self.write_frame([self._handshake.greeting()])
 
     def reply(self, kind: str, value: object) -> None:
         """Answer a request of the managers protocol."""
@@ -155,6 +158,8 @@ class Peer(asyncio.BufferedProtocol):
         try:
             answers = self._handshake.receive(bytes(content))
         except AuthenticationError as error:
+            if isinstance(error, WrongKey):
+                self._server.note_wrong_key(self)
             self._server.refused(self, str(error))
             self.write_frame([FAILURE])
             self.close()

@@ -6,10 +6,12 @@ import resource
 import selectors
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ import multihost
 from multihost.client.monitor import ask_statistics
 from multihost.payload import content_id
 from multihost.settings import DEFAULT_AUTHKEY_FILE
+from multihost.wire.doorway import WrongKeys
 from tests.integration.clients import Bomb, ask, authenticated, framed, is_closed, link, pickled, stock_queues
 from tests.integration.cluster import ROOT, WORKER, Cluster, wait_until
 
@@ -70,11 +73,40 @@ def test_a_worker_with_a_wrong_key_exits_with_77(master: Cluster) -> None:
 
 
 def test_fifty_wrong_keys_give_one_line_in_the_masters_log(master: Cluster) -> None:
-    for _ in range(50):
-        with pytest.raises(AuthenticationError):
-            Client(master.address.pair, authkey=b"wrong")
+    with ThreadPool(50) as guessers:
+        assert all(guessers.map(lambda _: _guess(master), range(50)))
     _assert_serves(master)
     assert master.master.log().count("refused a connection") == 1
+
+
+def test_each_wrong_key_from_an_address_is_answered_later_than_the_one_before(master: Cluster) -> None:
+    for _ in range(WrongKeys.FREE):
+        assert _guess(master)
+    for seconds in (0.1, 0.2, 0.4):
+        begun = time.monotonic()
+        assert _guess(master)
+        assert time.monotonic() - begun >= seconds
+
+
+def test_who_has_the_key_is_let_in_although_his_address_is_that_of_a_flood_of_wrong_keys(master: Cluster) -> None:
+    over = threading.Event()
+
+    def flood(_: int) -> int:
+        guesses = 0
+        while not over.is_set():
+            guesses += _guess(master)
+        return guesses
+
+    with ThreadPool(100) as guessers:
+        guesses = guessers.map_async(flood, range(100), chunksize=1)
+        try:
+            wait_until(lambda: "refused a connection" in master.master.log(), "the flood has begun")
+            for _ in range(3):
+                _assert_serves(master)
+            assert not guesses.ready()
+        finally:
+            over.set()
+        assert sum(guesses.get(30)) >= 100
 
 
 def test_a_key_file_works_as_the_key_itself(cluster: Cluster, tmp_path: Path) -> None:
@@ -370,6 +402,15 @@ def test_a_health_check_of_a_frozen_master_fails_in_bounded_time(master: Cluster
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------
+
+
+def _guess(cluster: Cluster) -> bool:
+    """Try a wrong key; whether it was refused."""
+    try:
+        Client(cluster.address.pair, authkey=b"wrong").close()
+    except (AuthenticationError, OSError, EOFError):  # where there are too many, the oldest have to leave
+        return True
+    return False
 
 
 def _assert_serves(cluster: Cluster) -> None:
