@@ -17,10 +17,12 @@ from pathlib import Path
 import pytest
 
 import multihost
+from multihost.broker.bounds import LEASES_PER_SLOT
 from multihost.client.monitor import ask_statistics
 from multihost.payload import content_id
 from multihost.settings import DEFAULT_AUTHKEY_FILE
 from multihost.wire.doorway import WrongKeys
+from multihost.wire.messages import PROTOCOL_VERSION
 from tests.integration.clients import Bomb, ask, authenticated, framed, is_closed, link, pickled, stock_queues
 from tests.integration.cluster import ROOT, WORKER, Cluster, wait_until
 
@@ -284,6 +286,30 @@ def test_tasks_and_functions_are_opaque_to_the_master(target: Cluster, explosion
         connection.send([("close",)])
         wait_until(lambda: is_closed(connection), "the session ended")
     assert target.statistics()["queued"] == 0
+
+
+def test_a_worker_that_claims_too_many_slots_is_refused_with_the_bound(target: Cluster) -> None:
+    with authenticated(target) as connection:
+        about = {"version": PROTOCOL_VERSION, "python": "3.11", **LINKS["worker"], "slots": 1_000_000_000}
+        connection.send((None, "hello", ("worker", about), {}))
+        kind, text = connection.recv()
+        assert kind == "#ERROR"
+        assert "1 to 10,000 slots, this one claims 1,000,000,000; lower its MULTIHOST_SLOTS" in text
+        wait_until(lambda: is_closed(connection), "the master closed the connection")
+    assert target.worker("stranger") is None
+
+
+def test_a_worker_that_takes_all_it_can_get_leaves_tasks_for_others(master: Cluster) -> None:
+    with authenticated(master) as rogue, master.pool() as pool:
+        link(rogue, "worker", **LINKS["worker"])
+        outcome = pool.map_async(abs, range(2 * LEASES_PER_SLOT), chunksize=1)
+        for _ in range(3):
+            rogue.send([("want", 1_000_000)])
+        wait_until(lambda: master.statistics()["leased"] == LEASES_PER_SLOT, "it was leased what it may")
+        master.start_worker()
+        wait_until(lambda: master.statistics()["done"] == LEASES_PER_SLOT, "the others were run by another worker")
+        rogue.close()
+        assert outcome.get(60) == list(range(2 * LEASES_PER_SLOT))
 
 
 # --- a flood ---------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from multihost.broker.bounds import Bounds
+from multihost.broker.bounds import LEASES_PER_SLOT, Bounds
 from multihost.broker.core import BrokerCore
 from multihost.broker.events import (
     Called,
@@ -325,6 +325,10 @@ def check_invariants(core: BrokerCore, restarted: bool = False) -> None:
     counts = core.statistics()
     ended = ("queued", "leased", "done", "failed", "dead", "cancelled", "expired")
     assert counts["submitted"] == sum(int(str(counts[name])) for name in ended)
+
+    # None is leased more than its slots are worth, whatever it wants.
+    for worker in workers.by_connection.values():
+        assert len(ledger.leases.of(worker.worker_id)) + worker.wanted <= worker.slots * LEASES_PER_SLOT
 
     # Leases belong to living workers, and the lines count them.
     assert {c: w.worker_id for c, w in workers.by_connection.items()} == {

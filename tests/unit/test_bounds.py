@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from multihost.broker.bounds import Bounds
+from multihost.broker.bounds import LEASES_PER_SLOT, MAX_SLOTS, Bounds
 from multihost.client.core import ClientCore
-from multihost.errors import ClusterFull
+from multihost.errors import ClusterFull, ProtocolError
 from multihost.options import PLAIN
 from tests.unit.brokers import Broker, check_replay, make_core
 from tests.unit.test_client_core import CODE_OF_F, NOW
@@ -239,6 +239,31 @@ def test_bytes_of_results_are_those_not_acknowledged_over_a_restart_of_the_maste
     broker.restart()
     assert broker.core._ledger.sessions["s"].result_bytes == 3
     check_replay(broker)
+
+
+@pytest.mark.parametrize("slots", [0, -1, MAX_SLOTS + 1, 1 << 80])
+def test_worker_that_claims_an_absurd_number_of_slots_is_refused_with_the_bound_and_the_settings(slots: int) -> None:
+    broker = broker_with()
+    with pytest.raises(ProtocolError, match=r"1 to 10,000 slots.*MULTIHOST_SLOTS.*MULTIHOST_THREADS"):
+        broker.worker(slots=slots)
+    assert broker.count("workers") == []
+
+
+def test_worker_is_leased_no_more_than_its_slots_are_worth_however_often_it_wants_more() -> None:
+    broker = broker_with()
+    client, honest = broker.client(), broker.worker(slots=1)
+    rogue = broker.worker(slots=1)
+    broker.submit(client, *[b"."] * (LEASES_PER_SLOT + 10))
+    for _ in range(3):
+        broker.say(rogue, ("want", 1_000_000))
+    grants = broker.grants(rogue)
+    assert len(grants) == LEASES_PER_SLOT
+    broker.say(honest, ("want", 20))
+    assert len(broker.payloads(honest)) == 10, "what is left is for others"
+    broker.submit(client, b"more", first=LEASES_PER_SLOT + 10)
+    broker.settle(rogue, grants[0].token)
+    broker.say(rogue, ("want", 1_000_000))
+    assert broker.payloads(honest) + broker.payloads(rogue) == [b"more"]
 
 
 # --- the client ------------------------------------------------------------------------------------------------------
