@@ -68,7 +68,7 @@ class Peer(asyncio.BufferedProtocol):
         self.writable = True
         self._server = server
         self._handler = server.handler
-        self._handshake = ServerHandshake(server.authkey)
+        self._handshake = ServerHandshake(*server.authkeys)
         self._frames = FrameReader(MAX_HANDSHAKE_FRAME)
         self._receive = self._receive_handshake
         self._role = ""
@@ -172,7 +172,7 @@ class Peer(asyncio.BufferedProtocol):
             self._receive = self._receive_first
             # A stock client holds its first request back, 40 ms long, until its last word of the handshake has arrived.
             sockets.acknowledge_now(self._transport.get_extra_info("socket"))
-            self._server.authenticated(self)
+            self._server.authenticated(self, self._handshake.key)
 
     def _receive_first(self, content: memoryview) -> None:
         """The first request of a connection: what it is to be used for."""

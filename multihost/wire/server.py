@@ -52,7 +52,7 @@ class Server:
     def __init__(self, address: Address, authkey: bytes, handler: Handler, limits: Limits | None = None) -> None:
         if not authkey:
             raise ValueError("the authkey must not be empty")
-        self.authkey = authkey
+        self.authkeys = [authkey]
         self.handler = handler
         self.limits = Limits() if limits is None else limits
         self.peers: dict[int, Peer] = {}
@@ -62,6 +62,7 @@ class Server:
         # Those that are not greeted yet, since wrong keys came from their address; then they come to the doorway.
         self._late: Doorway[Peer] = Doorway(self.limits.pending, self.limits.pending_per_address)
         self._refusals, self._exhaustions = Seldom(_SELDOM_SECONDS), Seldom(_SELDOM_SECONDS)
+        self._previous = Seldom(_SELDOM_SECONDS)
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         self._socket = socket.create_server(address.pair, family=family, backlog=_BACKLOG)
         host, port = self._socket.getsockname()[:2]
@@ -70,6 +71,10 @@ class Server:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped: asyncio.Event | None = None
         self._stop_asked = False
+
+    def accept_previous(self, authkey: bytes) -> None:
+        """Let in those, too, who have not got the new key yet; before ``serve_forever``."""
+        self.authkeys.append(authkey)
 
     def serve_forever(self) -> None:
         """Serve until ``stop`` is called; then close every connection and return."""
@@ -122,11 +127,15 @@ class Server:
             evicted.abort()
         peer.greet()
 
-    def authenticated(self, peer: Peer) -> None:
-        """A stranger has proved that he knows the key."""
+    def authenticated(self, peer: Peer, key: int) -> None:
+        """A stranger has proved that he knows the key of that number."""
         self._doorway.leave(peer)
         self._wrong_keys.forget(peer.host)
         self.peers[peer.number] = peer
+        if key and (count := self._previous.let_through(asyncio.get_running_loop().time())):
+            fields = {"event": "previous_key", "peer": peer.address, "count": count}
+            text = "%s has the previous key; give it the new one (%d connections with it since the last such line)"
+            logger.warning(text, peer.address, count, extra=fields)
 
     @property
     def one_speaks(self) -> bool:

@@ -23,8 +23,9 @@ from multihost.payload import content_id
 from multihost.settings import DEFAULT_AUTHKEY_FILE
 from multihost.wire.doorway import WrongKeys
 from multihost.wire.messages import PROTOCOL_VERSION
+from tests.integration import tasks
 from tests.integration.clients import Bomb, ask, authenticated, framed, is_closed, link, pickled, stock_queues
-from tests.integration.cluster import ROOT, WORKER, Cluster, wait_until
+from tests.integration.cluster import DEADLINE, ROOT, WORKER, Cluster, wait_until
 
 HEALTH = {"master": ROOT / "master" / "health.py", "worker": ROOT / "worker" / "health.py"}
 IDLE = 1000
@@ -116,6 +117,44 @@ def test_a_key_file_works_as_the_key_itself(cluster: Cluster, tmp_path: Path) ->
     file.write_text(cluster.authkey + "\n")
     cluster.start_master(MULTIHOST_AUTHKEY="", MULTIHOST_AUTHKEY_FILE=str(file))
     cluster.start_worker(MULTIHOST_AUTHKEY="", MULTIHOST_AUTHKEY_FILE=str(file))
+
+
+def test_the_key_is_changed_under_load_and_the_old_one_is_refused_afterwards(lasting: Cluster, tmp_path: Path) -> None:
+    file, old, new = tmp_path / "ran", lasting.authkey, "the new key"
+
+    def ran(count: int) -> None:
+        wait_until(lambda: file.exists() and len(file.read_text().split()) >= count, "the job goes on")
+
+    def restart_master(**settings: str) -> None:
+        lasting.master.term()
+        assert lasting.master.wait() == 0
+        lasting.authkey = new
+        lasting.start_master(**settings)
+
+    lasting.start_master()
+    worker = lasting.start_worker("old")
+    with lasting.pool() as pool:
+        outcome = pool.map_async(tasks.note_turn, [(str(file), n) for n in range(900)], 1)
+        ran(50)
+        restart_master(MULTIHOST_AUTHKEY_PREVIOUS=old)
+        lasting.start_worker("new")
+        ran(300)
+        worker.term()
+        assert worker.wait() == 0
+        assert outcome.get(DEADLINE) == list(range(900))
+    assert "has the previous key; give it the new one" in lasting.master.log()
+    for key in (old, new):
+        assert stock_queues(lasting, key)[0].qsize() == 0
+    with lasting.pool() as pool:
+        outcome = pool.map_async(tasks.note_turn, [(str(file), n) for n in range(900, 1500)], 1)
+        ran(1000)
+        restart_master()
+        with pytest.raises(multihost.AuthenticationError):
+            multihost.Pool(address=str(lasting.address), authkey=old)
+        assert lasting.start_worker("old", wait=False, MULTIHOST_AUTHKEY=old).wait() == 77
+        assert outcome.get(DEADLINE) == list(range(900, 1500))
+    assert sorted(map(int, file.read_text().split())) == list(range(1500))
+    assert lasting.statistics()["redelivered"] == 0
 
 
 @pytest.mark.parametrize("program", ["master", "worker"])
