@@ -21,6 +21,7 @@ from multihost.settings import (
     ExitCode,
     make_authkey,
     read_authkey,
+    read_previous_authkey,
     read_settings,
     unknown_variables,
 )
@@ -35,6 +36,7 @@ def main() -> int:
         if not (os.environ.get("MULTIHOST_AUTHKEY") or os.environ.get("MULTIHOST_AUTHKEY_FILE")):
             make_authkey(DEFAULT_AUTHKEY_FILE)
         authkey = read_authkey(os.environ)
+        previous = read_previous_authkey(os.environ, authkey)
     except SettingsError as error:
         print(f"task_master: {error}", file=sys.stderr)
         return ExitCode.SETTINGS
@@ -54,6 +56,8 @@ def main() -> int:
     except OSError as error:
         print(f"task_master: cannot listen on {address}: {error.strerror or error}", file=sys.stderr)
         return ExitCode.ADDRESS
+    if previous is not None:
+        server.accept_previous(previous)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda signum, frame: server.stop())
     logger.info("serving on %s", Address(*server.address), extra={"event": "serving"})

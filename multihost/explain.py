@@ -22,7 +22,7 @@ _WORDS = {
         "resting",
     ): "the hosts of the workers that may run it have no room for a process; the first tries again in {seconds:.1f} s",
     ("queued", "draining"): "the workers that may run it drain, and take no more",
-    ("queued", "results"): "its program is away, and the results that wait for such programs are too many",
+    ("queued", "results"): "its program is away or does not read, and too many results wait for it already",
     ("leased", "running"): "worker {worker} has it{since}, and runs it",
     ("leased", "backlog"): "worker {worker} has it{since}; there, {position} go before it",
     (

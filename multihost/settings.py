@@ -11,7 +11,7 @@ import re
 import secrets
 import socket
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -107,6 +107,8 @@ VARIABLES: dict[str, str] = {
     "MULTIHOST_ADDRESS": "address",
     "MULTIHOST_AUTHKEY": "",
     "MULTIHOST_AUTHKEY_FILE": "",
+    "MULTIHOST_AUTHKEY_PREVIOUS": "",
+    "MULTIHOST_AUTHKEY_PREVIOUS_FILE": "",
     "MULTIHOST_CONNECT_TIMEOUT": "connect_timeout",
     "MULTIHOST_DRAIN_TIMEOUT": "drain_timeout",
     "MULTIHOST_JOB_TTL": "job_ttl",
@@ -216,18 +218,42 @@ def read_authkey(environ: Mapping[str, str], default_file: Path = DEFAULT_AUTHKE
         AuthkeyMissing: none of the three is there.
         SettingsError: two are set at once, or the file cannot be read or is empty.
     """
-    text, file = environ.get("MULTIHOST_AUTHKEY", ""), environ.get("MULTIHOST_AUTHKEY_FILE", "")
-    if text and file:
-        raise SettingsError("MULTIHOST_AUTHKEY and MULTIHOST_AUTHKEY_FILE are both set; unset one of them")
-    if text:
-        return os.fsencode(text)  # an environment may hold any bytes
-    if file:
-        return _key_in(Path(file), "MULTIHOST_AUTHKEY_FILE")
+    if (key := _key_of(environ, "MULTIHOST_AUTHKEY")) is not None:
+        return key
     if os.path.exists(default_file):  # unlike Path.exists, False where its directory may not be looked into
         return _key_in(default_file, "the authkey file")
     raise AuthkeyMissing(
         "no authkey: set MULTIHOST_AUTHKEY or MULTIHOST_AUTHKEY_FILE to the master's key (there is no default key)"
     )
+
+
+def read_previous_authkey(environ: Mapping[str, str], authkey: bytes) -> bytes | None:
+    """The key that the master accepts beside ``authkey``: ``MULTIHOST_AUTHKEY_PREVIOUS``, or ..._FILE; None: no other.
+
+    Raises: SettingsError: both are set, the file cannot be read, or it is the same key.
+    """
+    previous = _key_of(environ, "MULTIHOST_AUTHKEY_PREVIOUS")
+    if previous == authkey:
+        raise SettingsError(
+            "MULTIHOST_AUTHKEY_PREVIOUS is the same key as MULTIHOST_AUTHKEY; it must be the one before, which workers "
+            "and programs still have, or be unset"
+        )
+    return previous
+
+
+def forget_authkeys(environ: MutableMapping[str, str]) -> None:
+    """Remove the keys, and where they are, from what child processes would inherit."""
+    for name in [name for name in environ if name.startswith("MULTIHOST_AUTHKEY")]:
+        del environ[name]
+
+
+def _key_of(environ: Mapping[str, str], variable: str) -> bytes | None:
+    text, file = environ.get(variable, ""), environ.get(f"{variable}_FILE", "")
+    if text and file:
+        raise SettingsError(f"{variable} and {variable}_FILE are both set; unset one of them")
+    if text:
+        return os.fsencode(text)  # an environment may hold any bytes
+    return _key_in(Path(file), f"{variable}_FILE") if file else None
 
 
 def _key_in(path: Path, what: str) -> bytes:

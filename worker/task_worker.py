@@ -16,6 +16,7 @@ from multihost.settings import (
     DEFAULT_PORT,
     Address,
     ExitCode,
+    forget_authkeys,
     read_authkey,
     read_settings,
     unknown_variables,
@@ -36,8 +37,7 @@ def main() -> int:
     for warning in unknown_variables(os.environ):
         logger.warning(warning)
     # Tasks run in children of this process, which have no business with the key.
-    os.environ.pop("MULTIHOST_AUTHKEY", None)
-    os.environ.pop("MULTIHOST_AUTHKEY_FILE", None)
+    forget_authkeys(os.environ)
 
     runner = Runner(settings.address or Address("127.0.0.1", DEFAULT_PORT), authkey, settings)
     install_signal_handlers(runner)

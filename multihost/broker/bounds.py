@@ -2,7 +2,19 @@
 
 from dataclasses import dataclass
 
-from multihost.errors import ClusterFull
+from multihost.errors import ClusterFull, ProtocolError
+
+# Of one worker. Ours holds 4,096 tasks for each slot at most, and besides those whose tasks wait for others.
+MAX_SLOTS, LEASES_PER_SLOT = 10_000, 8192
+
+
+def check_slots(slots: int) -> None:
+    """Raises: ProtocolError: no worker has so many."""
+    if not 1 <= slots <= MAX_SLOTS:
+        raise ProtocolError(
+            f"a worker may have 1 to {MAX_SLOTS:,} slots, this one claims {slots:,}; lower its MULTIHOST_SLOTS, or "
+            "MULTIHOST_THREADS, by which they are multiplied"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,9 @@ from multihost.payload import dump_error
 
 # What a collector is sent at once, unless it is a single chunk.
 _MOST_BYTES, _MOST_ROWS = 1024 * 1024, 1000
+# Of what waits for a client that is here: a client that reads acknowledges four times as early as that, so that one
+# with less than this is never held for what waits for others.
+_LITTLE_BYTES = 256 * 1024
 
 
 class Clients:
@@ -111,7 +114,7 @@ class Clients:
         session = self.find(link)
         if sequences:
             self._ledger.acknowledge(session.session_id, sequences)
-        return []
+        return self.let_go(session)
 
     def expire(self, now: float) -> list[Effect]:
         """End the tasks that nobody has begun in time; ``now`` is wall-clock time."""
@@ -144,6 +147,8 @@ class Clients:
                 effects += self.tell_collector(session)
             elif session.link is not None:
                 effects.append(Send(session.link, ("outcomes", some)))
+            if session.result_bytes > self._bounds.result_bytes and not self._ledger.ready.is_held(session_id):
+                effects += self._hold_behind()  # by the next tick, it could have much more
         return effects
 
     def tell_collector(self, session: Session) -> list[Effect]:
@@ -168,8 +173,40 @@ class Clients:
         effects: list[Effect] = [Send(link, ("workers", *strength.values())) for link in self.by_link]
         return effects + self.tell_lacking(self._ledger.sessions.values(), workers)
 
-    def hold_absent(self) -> list[Effect]:
-        """Let the tasks of programs that are away wait while too much waits for these programs."""
+    def hold(self) -> list[Effect]:
+        """Let the tasks of programs wait for which too much waits, be they away or here."""
+        return [*self._hold_absent(), *self._hold_behind()]
+
+    def let_go(self, session: Session) -> list[Effect]:
+        """It has taken something, or waits for a task: its tasks need not wait for the next tick."""
+        return self._hold_behind() if self._ledger.ready.is_held(session.session_id) else []
+
+    def _hold_behind(self) -> list[Effect]:
+        """The same for programs that are here and do not read, or do not read fast enough.
+
+        When too much waits for them in all, those are held that have more than their share of it; and then until they
+        have read half of that share, lest they be held and let go with each result.
+        """
+        here = [session for session in self.by_link.values() if not session.nested]
+        sizes = [session.result_bytes for session in here if session.result_bytes]
+        waiting = sum(sizes)
+        share = max(self._bounds.result_bytes // max(1, len(sizes)), _LITTLE_BYTES)
+        effects: list[Effect] = []
+        for session in here:
+            before = self._ledger.ready.is_held(session.session_id)
+            full = waiting > self._bounds.result_bytes and session.result_bytes > share
+            # Held is only who can change it, by an acknowledgement: who waits for a task that is to run yet cannot.
+            able = session.wanted is None if session.job else bool(session.outcomes)
+            held = able and (full or (before and session.result_bytes > share // 2))
+            if self._ledger.ready.hold(session.session_id, held) and held:
+                text = (
+                    f"{session.result_bytes:,} bytes of results wait to be read by {session.name}; its tasks wait, too"
+                )
+                fields: dict[str, object] = {"session": session.session_id, "bytes": session.result_bytes}
+                effects.append(Note("warning", text, fields))
+        return effects
+
+    def _hold_absent(self) -> list[Effect]:
         absent = self._ledger.absent()
         waiting = sum(session.result_bytes for session in absent)
         held = waiting > self._bounds.result_bytes

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
-from multihost.broker.bounds import Bounds
+from multihost.broker.bounds import Bounds, check_slots
 from multihost.broker.clients import Clients
 from multihost.broker.dead import DeadLetters
 from multihost.broker.events import (
@@ -125,8 +125,8 @@ class BrokerCore:
 
         A message that breaks the rules is not applied, nor what follows it in its batch; its connection is closed.
 
-        Raises: ProtocolError: a client came for a session that it cannot have; ClusterFull: there are too many;
-            JobError: it is not to have that detached job.
+        Raises: ProtocolError: a client came for a session that it cannot have, or a worker that claims too much;
+            ClusterFull: there are too many; JobError: it is not to have that detached job.
         """
         self._now = now
         return self._handlers[type(event)](event, now)
@@ -263,6 +263,7 @@ class BrokerCore:
 
     def _worker_came(self, event: WorkerCame, now: float) -> list[Effect]:
         connection, worker_id, name, slots, python, labels, holds, families, blobs = event
+        check_slots(slots)
         effects: list[Effect] = []
         if (old := self._workers.known_as(worker_id)) is not None:
             effects += self._lose_worker(old, "it came back on another connection")
@@ -318,7 +319,7 @@ class BrokerCore:
             effects += self._give_up_awaited()
         for queue in self._queues.values():
             effects += queue.expire(now)
-        effects += self._clients.hold_absent()
+        effects += self._clients.hold()
         if due := self._ledger.delayed.due(self._wall_clock + _ROUNDING):
             self._ledger.release(due)
             sessions = [self._ledger.sessions[session_id] for session_id in due]

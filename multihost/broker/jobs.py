@@ -58,7 +58,7 @@ class Jobs:
         if not session.dropped <= first < session.next_sequence:
             raise ProtocolError("a collector asks for a chunk that its job does not have any more, or never had")
         session.wanted = first
-        return self._clients.tell_collector(session)
+        return [*self._clients.tell_collector(session), *self._clients.let_go(session)]
 
     def taken(self, link: Link, items: int) -> tuple[list[Effect], Session | None]:
         """Also the job, if all of it is taken."""
@@ -69,7 +69,8 @@ class Jobs:
             raise ProtocolError("a collector has taken more than there is")
         if items > session.taken:
             self._ledger.take_items(session.session_id, items)
-        return [Send(link, ("taken", items))], session if items == session.items else None
+        effects = [Send(link, ("taken", items)), *self._clients.let_go(session)]
+        return effects, session if items == session.items else None
 
     def count(self, link: Link) -> list[Effect]:
         return [Send(link, ("counted", self._collected(link).items_ended()))]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from itertools import groupby
 from operator import attrgetter
 
+from multihost.broker.bounds import LEASES_PER_SLOT, MAX_SLOTS
 from multihost.broker.clients import Clients
 from multihost.broker.events import Effect, Note, Send
 from multihost.broker.ledger import Ledger
@@ -79,9 +80,11 @@ class Workers:
 
     def want(self, connection: int, count: int) -> list[Effect]:
         worker = self.find(connection)
-        if not 0 <= count <= 1_000_000:
-            raise ProtocolError("a worker may want up to a million tasks")
-        worker.wanted = 0 if worker.draining else count
+        if not 0 <= count <= MAX_SLOTS * LEASES_PER_SLOT:
+            raise ProtocolError(f"a worker may want up to {MAX_SLOTS * LEASES_PER_SLOT:,} tasks")
+        # Whatever it says, all tasks are not for one: with those that it holds, it gets so many at most.
+        room = worker.slots * LEASES_PER_SLOT - len(self._ledger.leases.of(worker.worker_id))
+        worker.wanted = 0 if worker.draining else max(0, min(count, room))
         self._note_hunger(worker)
         return []
 

@@ -48,6 +48,7 @@ class ClientCore:
     _lone: bool = False  # whether that is one task, with none under way before it
     _finished: list[int] = field(default_factory=list)  # outcomes that came and are not acknowledged
     _finished_bytes: int = 0
+    _part_bytes: dict[int, int] = field(default_factory=dict)  # what has come of chunks that have not ended
     _questions: dict[int, int] = field(default_factory=dict)  # why a task is where it is: question -> task
     _questions_sent: set[int] = field(default_factory=set)
     _seal: Message | None = None  # to be said behind the last task of a detached job, until it is answered
@@ -173,8 +174,13 @@ class ClientCore:
         """An outcome of that size came; the task, or None if its outcome had come before."""
         self.accepted(sequence + 1)  # as the master takes them in order
         self._finished.append(sequence)
-        self._finished_bytes += size_bytes
+        self._finished_bytes += size_bytes + self._part_bytes.pop(sequence, 0)
         return self.pending.pop(sequence, None)
+
+    def took_part(self, sequence: int, size_bytes: int) -> Pending | None:
+        """Some of a chunk's outcomes came, which the master keeps until the whole is acknowledged; the chunk."""
+        self._part_bytes[sequence] = self._part_bytes.get(sequence, 0) + size_bytes
+        return self.pending.get(sequence)
 
     def reconnected(self, known: bool, accepted: int) -> None:
         """A new connection: ``accepted`` as the master says; unless it is ``known`` there, the session starts anew."""

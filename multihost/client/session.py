@@ -441,7 +441,8 @@ class Session:
         with self._lock:
             for sequence, kind, content, whence in outcomes:
                 ended = kind != PART
-                task = self._core.finished(sequence, len(content)) if ended else self._core.pending.get(sequence)
+                take = self._core.finished if ended else self._core.took_part
+                task = take(sequence, len(content))
                 callback = self._callbacks.pop(sequence, None) if ended else self._callbacks.get(sequence)
                 if task is not None and callback is not None:
                     fresh.append((callback, kind, content, whence and self._note(sequence, task, whence)))

@@ -1,6 +1,6 @@
-"""Who may stand at the door: peers that have connected and not yet proved that they know the key."""
+"""Who may stand at the door, and how long: peers that have connected and not yet proved that they know the key."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -21,6 +21,9 @@ class Doorway(Generic[K]):
 
     def __len__(self) -> int:
         return len(self._addresses)
+
+    def __contains__(self, who: K) -> bool:
+        return who in self._addresses
 
     def __iter__(self) -> Iterator[K]:
         return iter(self._addresses)
@@ -44,3 +47,49 @@ class Doorway(Generic[K]):
             self._counts[address] -= 1
             if not self._counts[address]:
                 del self._counts[address]
+
+
+class WrongKeys:
+    """From which addresses wrong keys came, and how long the next handshake from there has to wait: ever longer.
+
+    What a guess costs its maker must not cost his neighbours, who share his address behind a router, much: the wait has
+    a bound, the first wrong keys cost nothing, and a while after the last one all is forgotten.
+    """
+
+    FREE = 5  # so often a person, or a few programs that were started with an old key, may be wrong
+    FIRST_SECONDS, MOST_SECONDS = 0.1, 2.0
+    FORGOTTEN_SECONDS = 60.0
+    MOST_ADDRESSES = 10_000
+
+    def __init__(self) -> None:
+        self._noted: OrderedDict[str, tuple[int, float]] = (
+            OrderedDict()
+        )  # how many, and the last one; latest at the end
+
+    def __len__(self) -> int:
+        return len(self._noted)
+
+    def note(self, address: str, now: float) -> None:
+        """A wrong key came from there."""
+        count = self._count(address, now)
+        self._noted[address] = count + 1, now
+        self._noted.move_to_end(address)
+        if len(self._noted) > self.MOST_ADDRESSES:
+            self._noted.popitem(last=False)
+
+    def forget(self, address: str) -> None:
+        """Somebody there has the key. Most programs need several connections, and so wait once, if the guesses end."""
+        self._noted.pop(address, None)
+
+    def wait(self, address: str, now: float) -> float:
+        """Seconds that a handshake from there has to wait."""
+        beyond = self._count(address, now) - self.FREE
+        if beyond < 0:
+            return 0.0
+        return min(self.MOST_SECONDS, self.FIRST_SECONDS * 2.0 ** min(beyond, 10))
+
+    def _count(self, address: str, now: float) -> int:
+        while self._noted and now - next(iter(self._noted.values()))[1] > self.FORGOTTEN_SECONDS:
+            self._noted.popitem(last=False)
+        count, _ = self._noted.get(address, (0, 0.0))
+        return count

@@ -8,6 +8,7 @@ Source: ``deliver_challenge`` and ``answer_challenge`` in ``Lib/multiprocessing/
 
 import hmac
 import os
+from collections.abc import Sequence
 from multiprocessing import AuthenticationError
 
 CHALLENGE, WELCOME, FAILURE = b"#CHALLENGE#", b"#WELCOME#", b"#FAILURE#"
@@ -22,11 +23,19 @@ _LEGACY_LENGTHS = (
 _DIGESTS = ("md5", "sha256", "sha384", "sha3_256", "sha3_384")
 
 
-class ServerHandshake:
-    """The server's side: send ``greeting()``, then send what ``receive`` returns for each frame, until ``done``."""
+class WrongKey(AuthenticationError):
+    """The peer answers our challenge, and with another key."""
 
-    def __init__(self, authkey: bytes) -> None:
-        self._authkey = authkey
+
+class ServerHandshake:
+    """The server's side: send ``greeting()``, then send what ``receive`` returns for each frame, until ``done``.
+
+    The client may have any of the keys; ``key`` is the number of the one that it has proved, and that it is shown, too.
+    """
+
+    def __init__(self, *authkeys: bytes) -> None:
+        self._authkeys = authkeys
+        self.key = 0
         self._message = _new_message()
         self._receive = self._response
         self.done = False
@@ -42,13 +51,13 @@ class ServerHandshake:
         return self._receive(frame)
 
     def _response(self, frame: bytes) -> list[bytes]:
-        verify(self._authkey, self._message, frame)
+        self.key = proved(self._authkeys, self._message, frame)
         self._receive = self._counter_challenge
         return [WELCOME]
 
     def _counter_challenge(self, frame: bytes) -> list[bytes]:
         self._receive = self._verdict
-        return [respond(self._authkey, _challenge_in(frame))]
+        return [respond(self._authkeys[self.key], _challenge_in(frame))]
 
     def _verdict(self, frame: bytes) -> list[bytes]:
         if frame != WELCOME:
@@ -98,15 +107,24 @@ def respond(authkey: bytes, message: bytes) -> bytes:
 
 
 def verify(authkey: bytes, message: bytes, response: bytes) -> None:
-    """Check ``response`` to our challenge ``message``.
+    """Check ``response`` to our challenge ``message``. Raises: as ``proved``."""
+    proved((authkey,), message, response)
 
-    The digest covers the challenge's own ``{sha256}`` prefix, so a weaker one cannot be slipped in on the way.
-    Raises: AuthenticationError.
+
+def proved(authkeys: Sequence[bytes], message: bytes, response: bytes) -> int:
+    """Which of ``authkeys`` the ``response`` to our challenge ``message`` proves.
+
+    All are tried in any case, and compared in constant time, so that the time it takes tells nothing of them. The
+    digest covers the challenge's own ``{sha256}`` prefix, so a weaker one cannot be slipped in on the way.
+    Raises: WrongKey; AuthenticationError: it is no response.
     """
     name = _digest_named_in(response)
     proof = response if name is None else response[len(name) + 2 :]
-    if not hmac.compare_digest(hmac.new(authkey, message, name or "md5").digest(), proof):
-        raise AuthenticationError("the peer's authkey is another one than ours")
+    proofs = [hmac.new(authkey, message, name or "md5").digest() for authkey in authkeys]
+    matches = [hmac.compare_digest(ours, proof) for ours in proofs]
+    if True not in matches:
+        raise WrongKey("the peer's authkey is another one than ours")
+    return matches.index(True)
 
 
 def _new_message() -> bytes:

@@ -13,6 +13,8 @@ from multihost.errors import ProtocolError
 from multihost.wire.frames import Buffer
 from multihost.wire.opcodes import check_sizes
 
+# Peers with the same number work together, whatever their releases are. It is raised when one side says or expects what
+# a peer with the old number would not understand, in messages or payloads: see docs/upgrades.md.
 PROTOCOL_VERSION = 2
 # What a frame holds that is no single message: a larger batch goes in several.
 WEIGHT_BYTES = 4 * 1024 * 1024

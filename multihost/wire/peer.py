@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from multihost.errors import ClusterFull, JobError, JournalFull, ProtocolError
 from multihost.wire import messages, sockets
 from multihost.wire.frames import Buffer, FrameReader, frame
-from multihost.wire.handshake import FAILURE, MAX_HANDSHAKE_FRAME, ServerHandshake
+from multihost.wire.handshake import FAILURE, MAX_HANDSHAKE_FRAME, ServerHandshake, WrongKey
 
 if TYPE_CHECKING:
     from multihost.wire.server import Server
@@ -64,11 +64,11 @@ class Peer(asyncio.BufferedProtocol):
 
     def __init__(self, server: "Server", number: int) -> None:
         self.number = number
-        self.address = "?"
+        self.host, self.address = "", "?"
         self.writable = True
         self._server = server
         self._handler = server.handler
-        self._handshake = ServerHandshake(server.authkey)
+        self._handshake = ServerHandshake(*server.authkeys)
         self._frames = FrameReader(MAX_HANDSHAKE_FRAME)
         self._receive = self._receive_handshake
         self._role = ""
@@ -84,11 +84,10 @@ class Peer(asyncio.BufferedProtocol):
         self._transport = transport
         sockets.configure(transport.get_extra_info("socket"))
         host, port = transport.get_extra_info("peername")[:2]
-        self.address = f"{host}:{port}"
+        self.host, self.address = host, f"{host}:{port}"
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(self._server.limits.handshake_seconds, self._handshake_expired)
-        self._server.began(self, host)
-        self.write_frame([self._handshake.greeting()])
+        self._server.began(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._frames.space()
@@ -127,7 +126,11 @@ class Peer(asyncio.BufferedProtocol):
         self.writable = True
         self._handler.writable(self.number)
 
-    # --- what the handler calls --------------------------------------------------------------------------------
+    # --- what the server and the handler call ------------------------------------------------------------------
+
+    def greet(self) -> None:
+        """Begin the handshake."""
+        self.write_frame([self._handshake.greeting()])
 
     def reply(self, kind: str, value: object) -> None:
         """Answer a request of the managers protocol."""
@@ -155,6 +158,8 @@ class Peer(asyncio.BufferedProtocol):
         try:
             answers = self._handshake.receive(bytes(content))
         except AuthenticationError as error:
+            if isinstance(error, WrongKey):
+                self._server.note_wrong_key(self)
             self._server.refused(self, str(error))
             self.write_frame([FAILURE])
             self.close()
@@ -167,7 +172,7 @@ class Peer(asyncio.BufferedProtocol):
             self._receive = self._receive_first
             # A stock client holds its first request back, 40 ms long, until its last word of the handshake has arrived.
             sockets.acknowledge_now(self._transport.get_extra_info("socket"))
-            self._server.authenticated(self)
+            self._server.authenticated(self, self._handshake.key)
 
     def _receive_first(self, content: memoryview) -> None:
         """The first request of a connection: what it is to be used for."""

@@ -15,7 +15,7 @@ from typing import Any
 from multihost.errors import ClusterFull
 from multihost.logs import Seldom
 from multihost.settings import Address
-from multihost.wire.doorway import Doorway
+from multihost.wire.doorway import Doorway, WrongKeys
 from multihost.wire.peer import Handler, Peer
 
 logger = logging.getLogger(__name__)
@@ -52,13 +52,17 @@ class Server:
     def __init__(self, address: Address, authkey: bytes, handler: Handler, limits: Limits | None = None) -> None:
         if not authkey:
             raise ValueError("the authkey must not be empty")
-        self.authkey = authkey
+        self.authkeys = [authkey]
         self.handler = handler
         self.limits = Limits() if limits is None else limits
         self.peers: dict[int, Peer] = {}
         self._numbers = itertools.count(1)
         self._doorway: Doorway[Peer] = Doorway(self.limits.pending, self.limits.pending_per_address)
+        self._wrong_keys = WrongKeys()
+        # Those that are not greeted yet, since wrong keys came from their address; then they come to the doorway.
+        self._late: Doorway[Peer] = Doorway(self.limits.pending, self.limits.pending_per_address)
         self._refusals, self._exhaustions = Seldom(_SELDOM_SECONDS), Seldom(_SELDOM_SECONDS)
+        self._previous = Seldom(_SELDOM_SECONDS)
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         self._socket = socket.create_server(address.pair, family=family, backlog=_BACKLOG)
         host, port = self._socket.getsockname()[:2]
@@ -67,6 +71,10 @@ class Server:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped: asyncio.Event | None = None
         self._stop_asked = False
+
+    def accept_previous(self, authkey: bytes) -> None:
+        """Let in those, too, who have not got the new key yet; before ``serve_forever``."""
+        self.authkeys.append(authkey)
 
     def serve_forever(self) -> None:
         """Serve until ``stop`` is called; then close every connection and return."""
@@ -92,22 +100,42 @@ class Server:
         finally:
             self.handler.stopped()
             listener.close()
-            for peer in [*self._doorway, *self.peers.values()]:
+            for peer in [*self._late, *self._doorway, *self.peers.values()]:
                 peer.close()
             await asyncio.sleep(0)  # lets the transports close their sockets
 
     # --- what peers report -------------------------------------------------------------------------------------
 
-    def began(self, peer: Peer, address: str) -> None:
-        """A stranger connected."""
-        if (evicted := self._doorway.arrive(peer, address)) is not None:
+    def began(self, peer: Peer) -> None:
+        """A stranger connected: greet him, at once or soon."""
+        loop = asyncio.get_running_loop()
+        if not (seconds := self._wrong_keys.wait(peer.host, loop.time())):
+            self._greet(peer)
+            return
+        if (oldest := self._late.arrive(peer, peer.host)) is not None:
+            self._greet(oldest)  # early, so that nobody is made to leave ungreeted
+        loop.call_later(seconds, self._greet_late, peer)
+
+    def _greet_late(self, peer: Peer) -> None:
+        if peer in self._late:
+            self._late.leave(peer)
+            self._greet(peer)
+
+    def _greet(self, peer: Peer) -> None:
+        if (evicted := self._doorway.arrive(peer, peer.host)) is not None:
             self.refused(evicted, "too many connections without a finished handshake")
             evicted.abort()
+        peer.greet()
 
-    def authenticated(self, peer: Peer) -> None:
-        """A stranger has proved that he knows the key."""
+    def authenticated(self, peer: Peer, key: int) -> None:
+        """A stranger has proved that he knows the key of that number."""
         self._doorway.leave(peer)
+        self._wrong_keys.forget(peer.host)
         self.peers[peer.number] = peer
+        if key and (count := self._previous.let_through(asyncio.get_running_loop().time())):
+            fields = {"event": "previous_key", "peer": peer.address, "count": count}
+            text = "%s has the previous key; give it the new one (%d connections with it since the last such line)"
+            logger.warning(text, peer.address, count, extra=fields)
 
     @property
     def one_speaks(self) -> bool:
@@ -121,6 +149,10 @@ class Server:
             return None
         return ClusterFull("connections", self.limits.connections, "MULTIHOST_MAX_CONNECTIONS")
 
+    def note_wrong_key(self, peer: Peer) -> None:
+        """A stranger tried another key than ours: the next ones from there wait."""
+        self._wrong_keys.note(peer.host, asyncio.get_running_loop().time())
+
     def refused(self, peer: Peer, reason: str) -> None:
         """A stranger was turned away."""
         if count := self._refusals.let_through(asyncio.get_running_loop().time()):
@@ -131,6 +163,7 @@ class Server:
     def ended(self, peer: Peer, delivered: bool) -> None:
         """A connection is gone."""
         self._doorway.leave(peer)
+        self._late.leave(peer)
         if self.peers.pop(peer.number, None) is not None:
             self.handler.closed(peer.number, delivered)
 

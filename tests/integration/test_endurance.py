@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -197,6 +198,31 @@ def test_a_client_that_does_not_read_its_results_holds_up_nobody(cluster: Cluste
     assert client.log() == "30000000\n"
 
 
+def test_what_waits_for_a_client_that_does_not_read_is_bounded_and_nothing_of_it_is_lost(tmp_path: Path) -> None:
+    with Cluster(tmp_path, MULTIHOST_MAX_RESULT_BYTES="1000000") as cluster:
+        cluster.start_master()
+        cluster.start_worker()
+        # Slow enough that a worker does not lease all of them at once.
+        text = (
+            "import multihost, time\n"
+            "slow = lambda size: time.sleep(0.002) or bytes(size)\n"
+            "print(sum(map(len, multihost.Pool().map(slow, [10_000] * 3000, chunksize=1))))"
+        )
+        client = cluster.start_python("-c", text)
+        wait_until(lambda: cluster.statistics()["done"] > 10, "its job runs")
+        client.stop()
+        cluster.master.wait_for_log("bytes of results wait to be read by")
+        wait_until(lambda: cluster.statistics()["leased"] == 0, "what was leased has ended")
+        waiting = cluster.statistics()["queued"]
+        assert waiting
+        with cluster.pool() as pool:
+            assert pool.map(tasks.square, range(2000), chunksize=1) == [x * x for x in range(2000)]
+        assert cluster.statistics()["queued"] == waiting
+        client.cont()
+        assert client.wait() == 0
+        assert client.log() == "30000000\n"
+
+
 # --- names -----------------------------------------------------------------------------------------------------
 
 
@@ -280,6 +306,51 @@ def test_a_client_of_another_version_gets_a_typed_refusal_at_once(
     with pytest.raises(ProtocolError, match="run the same version of multihost on both"):
         multihost.Pool(address=str(shared_cluster.address), authkey=shared_cluster.authkey)
     assert time.monotonic() - begun < 15, "it tried again in vain"
+
+
+@pytest.fixture
+def other_release(tmp_path: Path) -> str:
+    """A PYTHONPATH on which multihost is another release, with the same protocol."""
+    package = tmp_path / "other" / "multihost"
+    shutil.copytree(Path(multihost.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    init = package / "__init__.py"
+    text = init.read_text()
+    assert f'"{multihost.__version__}"' in text
+    init.write_text(text.replace(f'"{multihost.__version__}"', '"99.9"'))
+    return os.pathsep.join(filter(None, [str(package.parent), os.environ.get("PYTHONPATH")]))
+
+
+def test_releases_of_one_protocol_take_over_from_each_other_while_work_goes_on(
+    lasting: Cluster, tmp_path: Path, other_release: str
+) -> None:
+    file, release = tmp_path / "ran", "__import__('multihost').__version__"
+    lasting.start_master()
+    old = lasting.start_worker("old")
+    with lasting.pool() as pool:
+        assert pool.apply(eval, (release,)) == multihost.__version__
+        outcome = pool.map_async(tasks.note_turn, [(str(file), n) for n in range(900)], 1)
+        _wait_for_runs(file, 50)
+        lasting.start_worker("new", PYTHONPATH=other_release)
+        _wait_for_runs(file, 200)
+        _stop(old)
+        _wait_for_runs(file, 400)
+        _stop(lasting.master)
+        lasting.start_master(PYTHONPATH=other_release)
+        text = f"import multihost; print({release}, multihost.Pool().apply(eval, ({release!r},)))"
+        assert lasting.run("-c", text, PYTHONPATH=other_release) == "99.9 99.9\n"
+        assert outcome.get(DEADLINE) == list(range(900))
+        assert pool.apply(eval, (release,)) == "99.9", "this program is of the old one"
+    assert runs(file) == list(range(900))
+    assert lasting.statistics()["redelivered"] == 0
+
+
+def _wait_for_runs(file: Path, count: int) -> None:
+    wait_until(lambda: file.exists() and len(runs(file)) >= count, "the job goes on")
+
+
+def _stop(program: Program) -> None:
+    program.term()
+    assert program.wait() == 0
 
 
 # --- strangers that come and go --------------------------------------------------------------------------------

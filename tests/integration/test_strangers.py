@@ -6,20 +6,26 @@ import resource
 import selectors
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import pytest
 
 import multihost
+from multihost.broker.bounds import LEASES_PER_SLOT
 from multihost.client.monitor import ask_statistics
 from multihost.payload import content_id
 from multihost.settings import DEFAULT_AUTHKEY_FILE
+from multihost.wire.doorway import WrongKeys
+from multihost.wire.messages import PROTOCOL_VERSION
+from tests.integration import tasks
 from tests.integration.clients import Bomb, ask, authenticated, framed, is_closed, link, pickled, stock_queues
-from tests.integration.cluster import ROOT, WORKER, Cluster, wait_until
+from tests.integration.cluster import DEADLINE, ROOT, WORKER, Cluster, wait_until
 
 HEALTH = {"master": ROOT / "master" / "health.py", "worker": ROOT / "worker" / "health.py"}
 IDLE = 1000
@@ -70,11 +76,40 @@ def test_a_worker_with_a_wrong_key_exits_with_77(master: Cluster) -> None:
 
 
 def test_fifty_wrong_keys_give_one_line_in_the_masters_log(master: Cluster) -> None:
-    for _ in range(50):
-        with pytest.raises(AuthenticationError):
-            Client(master.address.pair, authkey=b"wrong")
+    with ThreadPool(50) as guessers:
+        assert all(guessers.map(lambda _: _guess(master), range(50)))
     _assert_serves(master)
     assert master.master.log().count("refused a connection") == 1
+
+
+def test_each_wrong_key_from_an_address_is_answered_later_than_the_one_before(master: Cluster) -> None:
+    for _ in range(WrongKeys.FREE):
+        assert _guess(master)
+    for seconds in (0.1, 0.2, 0.4):
+        begun = time.monotonic()
+        assert _guess(master)
+        assert time.monotonic() - begun >= seconds
+
+
+def test_who_has_the_key_is_let_in_although_his_address_is_that_of_a_flood_of_wrong_keys(master: Cluster) -> None:
+    over = threading.Event()
+
+    def flood(_: int) -> int:
+        guesses = 0
+        while not over.is_set():
+            guesses += _guess(master)
+        return guesses
+
+    with ThreadPool(100) as guessers:
+        guesses = guessers.map_async(flood, range(100), chunksize=1)
+        try:
+            wait_until(lambda: "refused a connection" in master.master.log(), "the flood has begun")
+            for _ in range(3):
+                _assert_serves(master)
+            assert not guesses.ready()
+        finally:
+            over.set()
+        assert sum(guesses.get(30)) >= 100
 
 
 def test_a_key_file_works_as_the_key_itself(cluster: Cluster, tmp_path: Path) -> None:
@@ -82,6 +117,44 @@ def test_a_key_file_works_as_the_key_itself(cluster: Cluster, tmp_path: Path) ->
     file.write_text(cluster.authkey + "\n")
     cluster.start_master(MULTIHOST_AUTHKEY="", MULTIHOST_AUTHKEY_FILE=str(file))
     cluster.start_worker(MULTIHOST_AUTHKEY="", MULTIHOST_AUTHKEY_FILE=str(file))
+
+
+def test_the_key_is_changed_under_load_and_the_old_one_is_refused_afterwards(lasting: Cluster, tmp_path: Path) -> None:
+    file, old, new = tmp_path / "ran", lasting.authkey, "the new key"
+
+    def ran(count: int) -> None:
+        wait_until(lambda: file.exists() and len(file.read_text().split()) >= count, "the job goes on")
+
+    def restart_master(**settings: str) -> None:
+        lasting.master.term()
+        assert lasting.master.wait() == 0
+        lasting.authkey = new
+        lasting.start_master(**settings)
+
+    lasting.start_master()
+    worker = lasting.start_worker("old")
+    with lasting.pool() as pool:
+        outcome = pool.map_async(tasks.note_turn, [(str(file), n) for n in range(900)], 1)
+        ran(50)
+        restart_master(MULTIHOST_AUTHKEY_PREVIOUS=old)
+        lasting.start_worker("new")
+        ran(300)
+        worker.term()
+        assert worker.wait() == 0
+        assert outcome.get(DEADLINE) == list(range(900))
+    assert "has the previous key; give it the new one" in lasting.master.log()
+    for key in (old, new):
+        assert stock_queues(lasting, key)[0].qsize() == 0
+    with lasting.pool() as pool:
+        outcome = pool.map_async(tasks.note_turn, [(str(file), n) for n in range(900, 1500)], 1)
+        ran(1000)
+        restart_master()
+        with pytest.raises(multihost.AuthenticationError):
+            multihost.Pool(address=str(lasting.address), authkey=old)
+        assert lasting.start_worker("old", wait=False, MULTIHOST_AUTHKEY=old).wait() == 77
+        assert outcome.get(DEADLINE) == list(range(900, 1500))
+    assert sorted(map(int, file.read_text().split())) == list(range(1500))
+    assert lasting.statistics()["redelivered"] == 0
 
 
 @pytest.mark.parametrize("program", ["master", "worker"])
@@ -254,6 +327,30 @@ def test_tasks_and_functions_are_opaque_to_the_master(target: Cluster, explosion
     assert target.statistics()["queued"] == 0
 
 
+def test_a_worker_that_claims_too_many_slots_is_refused_with_the_bound(target: Cluster) -> None:
+    with authenticated(target) as connection:
+        about = {"version": PROTOCOL_VERSION, "python": "3.11", **LINKS["worker"], "slots": 1_000_000_000}
+        connection.send((None, "hello", ("worker", about), {}))
+        kind, text = connection.recv()
+        assert kind == "#ERROR"
+        assert "1 to 10,000 slots, this one claims 1,000,000,000; lower its MULTIHOST_SLOTS" in text
+        wait_until(lambda: is_closed(connection), "the master closed the connection")
+    assert target.worker("stranger") is None
+
+
+def test_a_worker_that_takes_all_it_can_get_leaves_tasks_for_others(master: Cluster) -> None:
+    with authenticated(master) as rogue, master.pool() as pool:
+        link(rogue, "worker", **LINKS["worker"])
+        outcome = pool.map_async(abs, range(2 * LEASES_PER_SLOT), chunksize=1)
+        for _ in range(3):
+            rogue.send([("want", 1_000_000)])
+        wait_until(lambda: master.statistics()["leased"] == LEASES_PER_SLOT, "it was leased what it may")
+        master.start_worker()
+        wait_until(lambda: master.statistics()["done"] == LEASES_PER_SLOT, "the others were run by another worker")
+        rogue.close()
+        assert outcome.get(60) == list(range(2 * LEASES_PER_SLOT))
+
+
 # --- a flood ---------------------------------------------------------------------------------------------------
 
 
@@ -370,6 +467,15 @@ def test_a_health_check_of_a_frozen_master_fails_in_bounded_time(master: Cluster
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------
+
+
+def _guess(cluster: Cluster) -> bool:
+    """Try a wrong key; whether it was refused."""
+    try:
+        Client(cluster.address.pair, authkey=b"wrong").close()
+    except (AuthenticationError, OSError, EOFError):  # where there are too many, the oldest have to leave
+        return True
+    return False
 
 
 def _assert_serves(cluster: Cluster) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from multihost.broker.bounds import Bounds
+from multihost.broker.bounds import LEASES_PER_SLOT, Bounds
 from multihost.broker.core import BrokerCore
 from multihost.broker.events import (
     Called,
@@ -336,6 +336,10 @@ def check_invariants(core: BrokerCore, restarted: bool = False) -> None:
     ended = ("queued", "leased", "done", "failed", "dead", "cancelled", "expired")
     assert counts["submitted"] == sum(int(str(counts[name])) for name in ended)
 
+    # None is leased more than its slots are worth, whatever it wants.
+    for worker in workers.by_connection.values():
+        assert len(ledger.leases.of(worker.worker_id)) + worker.wanted <= worker.slots * LEASES_PER_SLOT
+
     # Leases belong to living workers, and the lines count them.
     assert {c: w.worker_id for c, w in workers.by_connection.items()} == {
         w.connection: worker_id for worker_id, w in workers._by_id.items()
@@ -387,10 +391,11 @@ def check_invariants(core: BrokerCore, restarted: bool = False) -> None:
     assert {link[0] for link in core._clients.by_link if isinstance(link, tuple)} <= set(workers.by_connection)
     assert all(isinstance(s.link, tuple) or (awaited and s.link is None) for s in sessions.values() if s.nested)
 
-    # What waits for clients is counted; who is here is not held for what waits for others.
+    # What waits for clients is counted; who is here is held only for what he can acknowledge.
     for name, session in sessions.items():
         assert session.result_bytes == sum(len(row[2]) for row in session.all_rows())
-        assert session.link is None or not lines[name].held
+        assert session.link is None or not lines[name].held or session.outcomes or session.job
+        assert not (session.nested and lines[name].held)
 
     # A detached job is found by its name, and keeps what comes of its tasks until that was used.
     assert {session.job: session for session in sessions.values() if session.job} == ledger.jobs

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from multihost.broker.bounds import Bounds
+from multihost.broker.bounds import LEASES_PER_SLOT, MAX_SLOTS, Bounds
 from multihost.client.core import ClientCore
-from multihost.errors import ClusterFull
+from multihost.errors import ClusterFull, ProtocolError
 from multihost.options import PLAIN
 from tests.unit.brokers import Broker, check_replay, make_core
 from tests.unit.test_client_core import CODE_OF_F, NOW
@@ -159,6 +159,76 @@ def test_program_that_is_away_is_served_while_little_waits_for_it() -> None:
     assert broker.payloads(worker) == [b"1"]
 
 
+def test_tasks_of_a_program_that_does_not_read_wait_until_it_has_acknowledged_half() -> None:
+    broker = broker_with(result_bytes=1_000_000)
+    client, other, worker = broker.client("a"), broker.client("b"), broker.worker(want=3)
+    broker.submit(client, *[b"a"] * 6)
+    for grant in broker.grants(worker):
+        broker.settle(worker, grant.token, "result", bytes(400_000))
+    assert [note.text for note in broker.notes if "wait to be read" in note.text] == [
+        "1,200,000 bytes of results wait to be read by program a; its tasks wait, too"
+    ]
+    broker.submit(other, b"b0")
+    broker.say(worker, ("want", 2))
+    (grant,) = broker.grants(worker)
+    assert grant.payload == b"b0", "who reads is served"
+    broker.settle(worker, grant.token)
+    assert broker.results(other) == {0: ("result", b"")}
+    broker.say(client, ("acknowledge", [0]))
+    assert broker.payloads(worker) == []
+    broker.say(client, ("acknowledge", [1]))
+    assert broker.payloads(worker) == [b"a"], "at once"
+    assert len(broker.results(client)) == 3, "nothing was dropped"
+
+
+def test_program_that_reads_is_not_held_for_what_waits_for_others() -> None:
+    broker = broker_with(result_bytes=600_000)
+    idle, busy, worker = broker.client("idle"), broker.client("busy"), broker.worker(want=2)
+    broker.submit(idle, b"0", b"1", b"2")
+    for grant in broker.grants(worker):
+        broker.settle(worker, grant.token, "result", bytes(400_000))
+    broker.submit(busy, *[b"."] * 20)
+    broker.say(worker, ("want", 20))
+    grants = broker.grants(worker)
+    assert {grant.payload for grant in grants} == {b"."}
+    for number, grant in enumerate(grants):
+        broker.settle(worker, grant.token, "result", bytes(100_000))
+        broker.tick()
+        broker.say(busy, ("acknowledge", [number]))
+        assert not broker.core._ledger.ready.is_held("busy")
+    assert broker.core._ledger.ready.is_held("idle")
+
+
+def test_program_is_never_held_for_parts_that_it_cannot_acknowledge_yet() -> None:
+    broker = broker_with(result_bytes=300_000)
+    client, worker = broker.client(), broker.worker(want=1)
+    broker.submit(client, b"chunk", chunk="map")
+    (grant,) = broker.grants(worker)
+    broker.say(worker, ("parts", [(grant.token, 1, bytes(400_000))]))
+    broker.say(worker, ("give_back", [grant.token]))
+    broker.tick()
+    broker.say(worker, ("want", 1))
+    assert broker.payloads(worker) == [b"chunk"]
+
+
+def test_tasks_of_a_job_wait_while_its_collector_uses_none_and_go_on_when_it_asks_for_one() -> None:
+    broker = broker_with(result_bytes=300_000)
+    submitter = broker.client("j", job="job")
+    broker.submit(submitter, b"0", b"1", b"2")
+    broker.say(submitter, ("seal", 3, 1))
+    broker.say(submitter, ("close",))
+    worker = broker.worker(want=2)
+    first, second = broker.grants(worker)
+    broker.settle(worker, second.token, "result", bytes(400_000))
+    broker.say(worker, ("give_back", [first.token]))
+    collector = broker.collector("job")
+    broker.tick()
+    broker.say(worker, ("want", 1))
+    assert broker.payloads(worker) == []
+    broker.say(collector, ("collect", 0))
+    assert broker.payloads(worker) == [b"0"]
+
+
 def test_bytes_of_results_are_those_not_acknowledged_over_a_restart_of_the_master() -> None:
     broker = broker_with()
     client, worker = broker.client(), broker.worker(want=2)
@@ -169,6 +239,31 @@ def test_bytes_of_results_are_those_not_acknowledged_over_a_restart_of_the_maste
     broker.restart()
     assert broker.core._ledger.sessions["s"].result_bytes == 3
     check_replay(broker)
+
+
+@pytest.mark.parametrize("slots", [0, -1, MAX_SLOTS + 1, 1 << 80])
+def test_worker_that_claims_an_absurd_number_of_slots_is_refused_with_the_bound_and_the_settings(slots: int) -> None:
+    broker = broker_with()
+    with pytest.raises(ProtocolError, match=r"1 to 10,000 slots.*MULTIHOST_SLOTS.*MULTIHOST_THREADS"):
+        broker.worker(slots=slots)
+    assert broker.count("workers") == []
+
+
+def test_worker_is_leased_no_more_than_its_slots_are_worth_however_often_it_wants_more() -> None:
+    broker = broker_with()
+    client, honest = broker.client(), broker.worker(slots=1)
+    rogue = broker.worker(slots=1)
+    broker.submit(client, *[b"."] * (LEASES_PER_SLOT + 10))
+    for _ in range(3):
+        broker.say(rogue, ("want", 1_000_000))
+    grants = broker.grants(rogue)
+    assert len(grants) == LEASES_PER_SLOT
+    broker.say(honest, ("want", 20))
+    assert len(broker.payloads(honest)) == 10, "what is left is for others"
+    broker.submit(client, b"more", first=LEASES_PER_SLOT + 10)
+    broker.settle(rogue, grants[0].token)
+    broker.say(rogue, ("want", 1_000_000))
+    assert broker.payloads(honest) + broker.payloads(rogue) == [b"more"]
 
 
 # --- the client ------------------------------------------------------------------------------------------------------

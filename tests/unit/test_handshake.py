@@ -20,6 +20,7 @@ from multihost.wire.handshake import (
     WELCOME,
     ClientHandshake,
     ServerHandshake,
+    WrongKey,
     respond,
     verify,
 )
@@ -145,6 +146,25 @@ def test_both_sides_are_done_when_they_have_the_same_key(key: bytes) -> None:
     exchange(server, client)
     assert server.done
     assert client.done
+
+
+@pytest.mark.parametrize(("key", "number"), [(KEY, 0), (OTHER, 1)])
+def test_server_with_two_keys_takes_either_and_proves_the_same_one(key: bytes, number: int) -> None:
+    server, client = ServerHandshake(KEY, OTHER), ClientHandshake(key)
+    exchange(server, client)
+    assert (server.done, client.done, server.key) == (True, True, number)
+
+
+@generations
+@pytest.mark.parametrize("key", [KEY, OTHER])
+def test_stock_clients_with_either_of_two_keys_are_let_in(generation: str, key: bytes) -> None:
+    run(stock_client(generation, key), ServerHandshake(KEY, OTHER))
+
+
+def test_server_with_two_keys_refuses_a_third_one() -> None:
+    server = ServerHandshake(KEY, OTHER)
+    with pytest.raises(WrongKey):
+        server.receive(*ClientHandshake(b"third").receive(server.greeting()))
 
 
 def test_no_frame_is_larger_than_what_is_accepted_before_authentication_nor_has_the_key_in_it() -> None:

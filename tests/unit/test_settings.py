@@ -17,9 +17,11 @@ from multihost.settings import (
     VARIABLES,
     Address,
     Settings,
+    forget_authkeys,
     make_authkey,
     parse_address,
     read_authkey,
+    read_previous_authkey,
     read_settings,
     unknown_variables,
     usable_cores,
@@ -205,6 +207,26 @@ def test_empty_key_file_is_refused(tmp_path: Path, content: str) -> None:
         read_authkey({"MULTIHOST_AUTHKEY_FILE": str(file)})
     with pytest.raises(SettingsError, match="is empty"):
         read_authkey({}, default_file=file)
+
+
+def test_previous_key_comes_from_a_variable_or_a_file_and_is_another_one(tmp_path: Path) -> None:
+    file = tmp_path / "old"
+    file.write_text("old\n")
+    assert read_previous_authkey({}, b"new") is None
+    assert read_previous_authkey({"MULTIHOST_AUTHKEY_PREVIOUS": "old"}, b"new") == b"old"
+    assert read_previous_authkey({"MULTIHOST_AUTHKEY_PREVIOUS_FILE": str(file)}, b"new") == b"old"
+    with pytest.raises(SettingsError, match="is the same key"):
+        read_previous_authkey({"MULTIHOST_AUTHKEY_PREVIOUS": "new"}, b"new")
+    with pytest.raises(SettingsError, match="MULTIHOST_AUTHKEY_PREVIOUS_FILE are both set"):
+        read_previous_authkey(
+            {"MULTIHOST_AUTHKEY_PREVIOUS": "old", "MULTIHOST_AUTHKEY_PREVIOUS_FILE": str(file)}, b"new"
+        )
+
+
+def test_no_key_is_left_in_the_environment_of_tasks() -> None:
+    environ = dict.fromkeys([name for name in VARIABLES if "AUTHKEY" in name], "secret") | {"MULTIHOST_NAME": "w"}
+    forget_authkeys(environ)
+    assert environ == {"MULTIHOST_NAME": "w"}
 
 
 def test_key_file_that_cannot_be_read_is_named_with_the_reason(tmp_path: Path) -> None:
