@@ -40,7 +40,7 @@ class SavedTask:
     def item(self) -> tuple[int, str] | None:
         """Which item of a chunk it is, and whether of a map or a starmap."""
         place = self.told["item"]
-        return None if place is None else (place, str(self.told["options"].get("chunk")))
+        return None if place is None else (place, str(self.told["options"]["chunk"][0]))
 
     def write(self, path: Path) -> None:
         """Raises: OSError."""

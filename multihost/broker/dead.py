@@ -106,7 +106,7 @@ class DeadLetters:
     def _requeue(self, letter: DeadLetter, now: float) -> None:
         options: dict[object, object] = {name: letter.options[name] for name in _KEPT if name in letter.options}
         if letter.item is not None:
-            options["item"] = (letter.item, letter.options["chunk"])
+            options["item"] = (letter.item, letter.options["chunk"][0])  # type: ignore[index]
         home = letter.home
         self._ledger.begin(home, f"dead letter {letter.number}", None, None, home, 0, "")
         self._ledger.requeue(letter.number)

@@ -60,7 +60,7 @@ class TaskOptions:
     backoff: float = 1.0  # seconds
     priority: int = 0
     labels: frozenset[str] = frozenset()
-    chunk: bool = False
+    chunk: int = 0  # how many items it has; 0: it is a single call
     delay: float = 0.0  # seconds from the call on
     expires: float | None = None  # seconds from the call on
     age: float = field(default=0.0, compare=False)  # how many seconds before its submit the call was made
@@ -97,8 +97,8 @@ class TaskOptions:
                     theirs["item"] = value  # of a chunk, that one alone: the master asks so for a dead letter
                 case "name", str(text) if len(text) <= MAX_TEXT:
                     theirs["name"] = text
-                case "chunk", "map" | "starmap":
-                    ours["chunk"], theirs["chunk"] = True, value
+                case "chunk", tuple(("map" | "starmap" as how, int(items))) if items > 0:
+                    ours["chunk"], theirs["chunk"] = items, how
                 case _:
                     raise ProtocolError(f"a submit has an option {str(name)[:40]!r} that is unknown or wrong")
         return cls(**ours, for_worker=theirs, plain=plain)  # type: ignore[arg-type]
@@ -141,6 +141,10 @@ class Task:
     def begun(self) -> bool:
         """Whether a worker may have begun it, before the lease that is in force."""
         return bool(self.losses or self.tries or self.done)
+
+    def is_whole(self) -> bool:
+        """Whether it is a chunk of whose items each has its outcome."""
+        return 0 < self.options.chunk == self.done
 
     @property
     def suspect(self) -> bool:

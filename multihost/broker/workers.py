@@ -135,8 +135,8 @@ class Workers:
             task = held.get(token)
             if task is None:
                 self.stale += 1
-            elif not task.options.chunk or count < 1:
-                raise ProtocolError("parts are of chunks, and of one item at least")
+            elif not 0 < count <= task.options.chunk - task.done:
+                raise ProtocolError("parts are of chunks, and of as many items as are left of them")
             else:
                 ended.append((token, count, content, f"on worker {worker.name}, delivery {task.delivery}"))
         return self._note_parts(worker.worker_id, ended) if ended else []
@@ -289,6 +289,8 @@ class Workers:
 
     def _lose(self, worker_id: str, token: int, task: Task, reason: str) -> list[Effect]:
         """A leased task's process or worker is gone: queue it again, or give it up."""
+        if task.is_whole():
+            return self._end_chunk(worker_id, token, task)
         losses = (*task.losses, reason)
         fields: dict[str, object] = {"session": task.session, "task": task.sequence, "delivery": len(losses)}
         if len(losses) < MAX_DELIVERIES:
@@ -301,9 +303,16 @@ class Workers:
         if task.options.chunk:
             # Only the item that was running is given up; the chunk goes on behind it.
             effects = self._note_parts(worker_id, [(token, 1, dump_part(task.done, 0.0, [None], {0: died}), "")])
+            if task.is_whole():
+                return [note, *effects, *self._end_chunk(worker_id, token, task)]
             self._ledger.give_back(worker_id, [token])
             return [note, *effects]
         return [note, *self._clients.tell(self._ledger.settle(worker_id, [(token, DEAD, died, "")]))]
+
+    def _end_chunk(self, worker_id: str, token: int, task: Task) -> list[Effect]:
+        """All of its items have ended, some of them without a worker that could say so of the whole."""
+        nothing = dump_part(task.done, 0.0, [], {})
+        return self._clients.tell(self._ledger.settle(worker_id, [(token, "result", nothing, "")]))
 
     def _note_parts(self, worker_id: str, rows: list[tuple[int, int, bytes, str]]) -> list[Effect]:
         told = self._ledger.note_parts(worker_id, rows)

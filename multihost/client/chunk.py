@@ -42,6 +42,6 @@ class Chunk:
 
 
 @lru_cache(256)
-def wire_options(options: Options, star: bool) -> dict[str, object]:
-    """How a chunk's options travel; the same object for the same options."""
-    return {**options.wire, "chunk": "starmap" if star else "map"}
+def wire_options(options: Options, star: bool, count: int) -> dict[str, object]:
+    """How the options of a chunk of so many items travel; the same object for the same options."""
+    return {**options.wire, "chunk": ("starmap" if star else "map", count)}

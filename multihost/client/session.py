@@ -191,7 +191,8 @@ class Session:
                 for sequence in self.submit_chunk(function, some, star, _shifted(callback, start), options)
             ]
         since = _made_at(options)
-        return [self._add(function, wire_options(options, star), payload, Chunk(len(items), callback), since, True)]
+        plain = wire_options(options, star, len(items))
+        return [self._add(function, plain, payload, Chunk(len(items), callback), since, True)]
 
     def _pickled(self, function: Prepared, arguments: object) -> bytes:
         if function.error is not None:

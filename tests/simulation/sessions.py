@@ -96,7 +96,7 @@ class Session:
         if plan.expires is not None:
             options["expires"] = plan.expires
         if plan.chunk:
-            options["chunk"] = "map"
+            options["chunk"] = ("map", len(plan.calls))
         return self._options.setdefault(tuple(options.items()), options)  # one object for the same options
 
     def cancel(self, names: list[str], running: bool) -> None:

@@ -202,7 +202,7 @@ def test_program_that_reads_is_not_held_for_what_waits_for_others() -> None:
 def test_program_is_never_held_for_parts_that_it_cannot_acknowledge_yet() -> None:
     broker = broker_with(result_bytes=300_000)
     client, worker = broker.client(), broker.worker(want=1)
-    broker.submit(client, b"chunk", chunk="map")
+    broker.submit(client, b"chunk", chunk=("map", 6))
     (grant,) = broker.grants(worker)
     broker.say(worker, ("parts", [(grant.token, 1, bytes(400_000))]))
     broker.say(worker, ("give_back", [grant.token]))

@@ -445,7 +445,7 @@ def test_task_that_begins_on_each_worker_that_is_lost_is_a_dead_letter_and_its_n
 
 
 def test_task_that_was_lost_is_granted_to_run_apart_until_it_goes_on(broker: Broker) -> None:
-    broker.submit(broker.client(), b"0", chunk="map", retries=1)
+    broker.submit(broker.client(), b"0", chunk=("map", 6), retries=1)
     lose_workers(broker, 1)
     worker = broker.worker(want=1)
     (grant,) = broker.grants(worker)
@@ -842,7 +842,9 @@ def test_program_is_told_once_what_waits_for_labels_that_no_worker_has(broker: B
         {"timeout": float("nan")},
         {"labels": ["gpu"]},
         {"labels": (1,)},
-        {"chunk": "all"},
+        {"chunk": ("all", 1)},
+        {"chunk": ("map", 0)},
+        {"chunk": "map"},
         {"name": b""},
         {"priority": 10**6},
         {"unknown": 1},
@@ -874,7 +876,7 @@ def rows_told(broker: Broker, client: int) -> list[tuple[object, ...]]:
 
 def test_items_of_a_chunk_that_have_ended_are_not_run_again_when_its_worker_dies(broker: Broker) -> None:
     client, worker = broker.client(), broker.worker(want=1)
-    broker.submit(client, b"0", chunk="map")
+    broker.submit(client, b"0", chunk=("map", 6))
     (grant,) = broker.grants(worker)
     assert grant.options == {"chunk": "map"}
     broker.say(worker, ("parts", [(grant.token, 3, b"a"), (grant.token, 1, b"b")]))
@@ -889,7 +891,7 @@ def test_items_of_a_chunk_that_have_ended_are_not_run_again_when_its_worker_dies
 
 def test_parts_are_told_again_to_a_client_that_returns_until_it_has_acknowledged_the_chunk(broker: Broker) -> None:
     client, worker = broker.client(), broker.worker(want=1)
-    broker.submit(client, b"0", chunk="map")
+    broker.submit(client, b"0", chunk=("map", 6))
     (grant,) = broker.grants(worker)
     broker.say(worker, ("parts", [(grant.token, 1, b"a")]))
     broker.leave(client)
@@ -903,7 +905,7 @@ def test_parts_are_told_again_to_a_client_that_returns_until_it_has_acknowledged
 
 def test_chunk_that_has_not_ended_cannot_be_acknowledged(broker: Broker) -> None:
     client, worker = broker.client(), broker.worker(want=1)
-    broker.submit(client, b"0", chunk="map")
+    broker.submit(client, b"0", chunk=("map", 6))
     (grant,) = broker.grants(worker)
     broker.say(worker, ("parts", [(grant.token, 1, b"one")]))
     broker.say(client, ("acknowledge", [0]))
@@ -912,7 +914,7 @@ def test_chunk_that_has_not_ended_cannot_be_acknowledged(broker: Broker) -> None
 
 def test_item_that_kills_every_process_is_given_up_and_the_chunk_goes_on_behind_it(broker: Broker) -> None:
     client, worker = broker.client(), broker.worker()
-    broker.submit(client, b"0", chunk="map")
+    broker.submit(client, b"0", chunk=("map", 6))
     for _ in range(MAX_DELIVERIES):
         broker.say(worker, ("want", 1))
         (grant,) = broker.grants(worker)
@@ -932,7 +934,7 @@ def test_item_that_kills_every_process_is_given_up_and_the_chunk_goes_on_behind_
 
 def test_progress_within_a_chunk_forgets_the_losses_of_the_items_before(broker: Broker) -> None:
     client, worker = broker.client(), broker.worker()
-    broker.submit(client, b"0", chunk="map")
+    broker.submit(client, b"0", chunk=("map", 6))
     for delivery in range(3 * MAX_DELIVERIES):
         broker.say(worker, ("want", 1))
         (grant,) = broker.grants(worker)
@@ -958,7 +960,7 @@ def test_parts_of_what_is_no_chunk_break_the_rules_and_stale_ones_change_nothing
 
 def test_parts_of_which_one_breaks_the_rules_are_not_applied_at_all(broker: Broker) -> None:
     client, worker = broker.client(), broker.worker(want=2)
-    broker.submit(client, b"0", chunk="map")
+    broker.submit(client, b"0", chunk=("map", 6))
     broker.submit(client, b"1", first=1)
     (chunk, plain) = broker.grants(worker)
     broker.say(worker, ("parts", [(chunk.token, 1, b"one"), (plain.token, 1, b"none")]))

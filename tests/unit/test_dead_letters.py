@@ -9,7 +9,7 @@ from multihost.broker.bounds import Bounds
 from multihost.broker.tasks import MAX_DELIVERIES, TaskOptions
 from multihost.deaths import Death
 from multihost.errors import ProtocolError, WorkerDied
-from multihost.payload import Retrying, by_value, dumps, load_error, name_in, one_item
+from multihost.payload import Retrying, by_value, dumps, load_error, load_part, name_in, one_item
 from tests.unit.brokers import ARCHIVE, CUBE, EPOCH, SQUARE, Broker, Function, check_replay, make_core
 
 
@@ -104,7 +104,7 @@ def test_letters_share_code(broker: Broker) -> None:
 
 def test_dead_item_of_a_chunk_is_a_letter_of_its_own_and_the_chunk_goes_on(broker: Broker) -> None:
     client, worker = broker.client(), broker.worker("a", want=1)
-    broker.submit(client, b"chunk", chunk="starmap")
+    broker.submit(client, b"chunk", chunk=("starmap", 6))
     (grant,) = broker.grants(worker)
     broker.say(worker, ("parts", [(grant.token, 4, b"part")]))
     broker.settle(worker, grant.token, "lost", b"killed")
@@ -117,6 +117,32 @@ def test_dead_item_of_a_chunk_is_a_letter_of_its_own_and_the_chunk_goes_on(broke
     (again,) = broker.grants(worker)
     assert (again.options, again.payload) == ({"item": (4, "starmap")}, b"chunk")
     check_replay(broker)
+
+
+def test_chunk_whose_last_item_is_given_up_has_ended_and_is_not_run_again(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker("a", want=1)
+    broker.submit(client, b"chunk", chunk=("map", 2))
+    (grant,) = broker.grants(worker)
+    broker.say(worker, ("parts", [(grant.token, 1, b"part")]))
+    broker.settle(worker, grant.token, "lost", b"killed")
+    kill(broker, worker, MAX_DELIVERIES - 1)
+    assert [(row["item"], row["deaths"]) for row in ask(broker, "dead_list")] == [(1, 3)]
+    kind, content = broker.results(client)[0]
+    assert (kind, load_part(content)[0]) == ("result", 2)
+    broker.say(worker, ("want", 1))
+    assert broker.grants(worker) == []
+    check_replay(broker)
+
+
+def test_chunk_whose_items_have_all_ended_is_not_given_up_for_a_worker_that_is_lost_before_it_says_so(
+    broker: Broker,
+) -> None:
+    client, worker = broker.client(), broker.worker("a", want=1)
+    broker.submit(client, b"chunk", chunk=("map", 2))
+    broker.say(worker, ("parts", [(broker.grants(worker)[0].token, 2, b"part")]))
+    broker.leave(worker)
+    assert broker.results(client)[0][0] == "result"
+    assert ask(broker, "dead_list") == []
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def begin(
 ) -> int:
     """A whole job ``j`` of five items in three chunks; the connection that submitted it."""
     client = broker.client(session, job="j")
-    options: dict[str, object] = {"chunk": chunk} if chunk else {}
+    options: dict[str, object] = {"chunk": (chunk, chunksize)} if chunk else {}
     payloads = [b"%d" % n for n in range(tasks)]
     broker.say(client, *SQUARE.messages, ("submit", 0, SQUARE.id, options, payloads))
     broker.say(client, ("seal", items, chunksize))

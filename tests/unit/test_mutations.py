@@ -51,7 +51,7 @@ def prepare() -> tuple[Broker, int, int, list[int]]:
     broker = Broker()
     client = broker.client(limit=4)
     broker.submit(client, *[b"payload"] * 3, first=0)
-    broker.submit(client, b"chunk", first=3, chunk="map")
+    broker.submit(client, b"chunk", first=3, chunk=("map", 6))
     worker = broker.worker(slots=4, want=4)
     tokens = [grant.token for grant in broker.grants(worker)]
     assert len(tokens) == 4
@@ -68,7 +68,7 @@ def sessions(tokens: list[int]) -> dict[str, list[list[Message]]]:
                 ("submit", 4, LAMBDA.id, {"retries": 2, "priority": 1, "labels": ("gpu",)}, [b"x", b""]),
             ],
             [("cancel", [5], False), ("ping",), ("acknowledge", [1])],
-            [("submit", 6, SQUARE.id, {"timeout": 1.5, "chunk": "starmap"}, [b"y"]), ("cancel", [0, 6], True)],
+            [("submit", 6, SQUARE.id, {"timeout": 1.5, "chunk": ("starmap", 6)}, [b"y"]), ("cancel", [0, 6], True)],
             [("close",)],
         ],
         "worker": [
