@@ -175,6 +175,8 @@ class BrokerCore:
 
     def session_state(self, session: str) -> dict[str, object]:
         """What a client is told when its connection begins: up to which number its tasks are here, and who works."""
+        if (ended := self._ledger.ended_jobs.get(session)) is not None:
+            return {"accepted": ended[0], "sealed": True, **self._workers.strength()}
         known = self._ledger.sessions[session]
         sealed = {"sealed": True} if known.sealed else {}
         return {"accepted": known.next_sequence, **sealed, **self._workers.strength()}
@@ -185,7 +187,7 @@ class BrokerCore:
         return {"items": job.items, "chunksize": job.chunksize, "taken": job.taken, "session": job.session_id}
 
     def knows(self, session: str) -> bool:
-        return session in self._ledger.sessions
+        return session in self._ledger.sessions or session in self._ledger.ended_jobs
 
     def items_done(self, worker_id: str) -> dict[int, int]:
         """How many items of the chunks that a worker holds are recorded, by token."""
@@ -229,6 +231,8 @@ class BrokerCore:
         session = self._ledger.sessions.get(session_id)
         if is_ours(session_id):
             raise ProtocolError("the master keeps this session's id for itself")
+        if session_id in self._ledger.ended_jobs:
+            return []  # all of it was used before its submitter has heard that it is whole
         if session is None:
             programs = sum(not session.nested for session in self._ledger.sessions.values())
             if (full := self._bounds.full_of_sessions(programs)) is not None:
@@ -410,11 +414,13 @@ class BrokerCore:
         return [effect for job in over for effect in self._end_job(job, "its time to live is over")]
 
     def _end_job(self, job: Session, reason: str) -> list[Effect]:
+        self._jobs.note_end(job, self._wall_clock)
         text = f"detached job {job.job} ended: {reason}"
         return [Note("info", text, {"session": job.session_id, "job": job.job}), *self._end_session(job)]
 
     def _close(self, link: Link) -> list[Effect]:
-        session = self._clients.find(link)
+        if (session := self._clients.by_link.get(link)) is None:
+            return [Close(link, "its session has ended")]  # such as that of a job that others have used
         if session.sealed:
             self._clients.leave(session)
             return [Close(link, "its client has left the detached job")]

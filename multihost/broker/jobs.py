@@ -84,6 +84,10 @@ class Jobs:
             raise ProtocolError("this connection does not collect a detached job")
         return session
 
+    def note_end(self, job: Session, now: float) -> None:
+        """It is about to end. Its submitter may not have heard yet that it was whole, and must not submit it again."""
+        self._ledger.note_job_ended(job.session_id, job.next_sequence, now, now - self._ttl)
+
     # --- time --------------------------------------------------------------------------------------------------
 
     def expired(self, now: float) -> list[Session]:

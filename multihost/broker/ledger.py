@@ -67,6 +67,8 @@ class Ledger:
     def __init__(self) -> None:
         self.sessions: dict[str, Session] = {}
         self.jobs: dict[str, Session] = {}  # those sessions that are detached jobs, by name
+        # Of those detached jobs that have ended not long ago, by session: how many tasks they had, and when they ended.
+        self.ended_jobs: dict[str, tuple[int, float]] = {}
         self.ready = ReadyQueue()
         self.delayed = DelayedTasks()
         self.expiring = ExpiringTasks()
@@ -159,6 +161,12 @@ class Ledger:
         session = self.sessions[session_id]
         before, session.taken = session.dropped, taken
         self._forget_outcomes(session, range(before, session.dropped))
+
+    @command
+    def note_job_ended(self, session_id: str, tasks: int, now: float, since: float) -> None:
+        """A whole detached job is about to end; those that ended before ``since`` are forgotten."""
+        self.ended_jobs = {name: ended for name, ended in self.ended_jobs.items() if ended[1] >= since}
+        self.ended_jobs[session_id] = tasks, now
 
     # --- what clients do ---------------------------------------------------------------------------------------
 

@@ -42,9 +42,11 @@ def snapshot(ledger: Ledger) -> Iterator[Record]:
         for worker, token, task in ledger.leases
     ]
     delays: list[Record] = [("restore_delay", task.session, task.sequence, due) for due, task in ledger.delayed]
+    jobs: list[Record] = [("note_job_ended", name, *ended, 0.0) for name, ended in ledger.ended_jobs.items()]
     letters: list[Record] = [("restore_letters", ledger.letters.next_number)]
     letters += [("restore_letter", *letter.row()) for letter in ledger.letters]
-    return chain([counts], blobs, (record for one in noted for record in one.records()), leases, delays, letters)
+    sessions = (record for one in noted for record in one.records())
+    return chain([counts], blobs, sessions, leases, delays, jobs, letters)
 
 
 def restore(ledger: Ledger, name: str, *args: Any) -> None:

@@ -1,4 +1,6 @@
-"""The master, which kills itself at a point of the commit that is the n-th with something to write down: POINT N."""
+"""The master, which kills itself at a point of a commit: POINT N, of the n-th with something to write down; POINT NAME,
+of the first with a record of that name. With a third word, "replies first", it sends replies before it commits.
+"""
 
 import os
 import runpy
@@ -16,12 +18,14 @@ POINTS = ("before the commit", "after the commit", "amid the replies", "after th
 
 
 class _Failpoint:
-    def __init__(self, point: str, commits: int) -> None:
-        self._point, self._left = point, commits
+    def __init__(self, point: str, which: str) -> None:
+        self._point = point
+        self._name, self._left = ("", int(which)) if which.isdecimal() else (which, 1)
 
-    def begin(self) -> None:
+    def begin(self, records: list[Any]) -> None:
         """There is something to write down."""
-        self._left -= 1
+        if not self._name or any(record[0] == self._name for record in records):
+            self._left -= 1
 
     def pass_by(self, point: str) -> None:
         if self._left <= 0 and point == self._point:
@@ -37,13 +41,24 @@ def _after(failpoint: _Failpoint, point: str, function: Callable[..., Any]) -> C
     return patched
 
 
+def _replies_first(flush: Callable[[Service], None]) -> Callable[[Service], None]:
+    def patched(service: Service) -> None:
+        commit = service._commit
+        service._commit = lambda: None  # type: ignore[method-assign]
+        flush(service)
+        service._commit = commit  # type: ignore[method-assign]
+        service._commit()
+
+    return patched
+
+
 def main() -> None:
-    failpoint = _Failpoint(sys.argv[1], int(sys.argv[2]))
+    failpoint = _Failpoint(*sys.argv[1:3])
     append, commit = DiskJournal.append, DiskJournal.commit
 
     def counted(journal: DiskJournal, records: Iterable[Any]) -> None:
         if found := [*records]:
-            failpoint.begin()
+            failpoint.begin(found)
         append(journal, found)
 
     def failing(journal: DiskJournal) -> None:
@@ -53,6 +68,8 @@ def main() -> None:
 
     DiskJournal.append, DiskJournal.commit = counted, failing  # type: ignore[method-assign, assignment]
     Peer.send = _after(failpoint, "amid the replies", Peer.send)  # type: ignore[method-assign]
+    if "replies first" in sys.argv[3:]:
+        Service._flush = _replies_first(Service._flush)  # type: ignore[method-assign, assignment]
     Service._flush = _after(failpoint, "after the replies", Service._flush)  # type: ignore[method-assign]
     runpy.run_path(str(MASTER), run_name="__main__")
 

@@ -25,6 +25,13 @@ pool = multihost.Pool()
 outcomes = [pool.apply_async(abs, (-n,)) for n in range(100)]
 threading.Event().wait()
 """
+LEAVE_JOB = """
+import threading, multihost
+pool = multihost.Pool()
+pool.map_async(abs, range(10), 2, detached="job")
+print("it is whole", flush=True)
+threading.Event().wait()
+"""
 QUEUES = """
 import os
 from multihost import QueueManager
@@ -114,6 +121,36 @@ def test_master_that_dies_around_a_commit_loses_and_repeats_nothing(
     assert sorted(int(line) for line in ran.read_text().split()) == list(range(400))
     statistics = lasting.statistics()
     assert (statistics["done"], statistics["redelivered"]) == (400, 0)
+
+
+def job_is_there(cluster: Cluster, *build: str) -> bool:
+    """The master dies before it commits that a detached job is whole; is the job there when its program was told so?"""
+    failing = [failing_master.__name__, "before the commit", "seal", *build]
+    master = cluster.start("failing", sys.executable, "-m", *failing, cwd=ROOT)
+    client = cluster.start_python("-c", LEAVE_JOB)
+    assert master.wait(DEADLINE) == -signal.SIGKILL
+    if not build:
+        assert "it is whole" not in client.log()
+        cluster.start_master()
+    client.wait_for_log("it is whole")
+    client.kill()
+    if build:
+        cluster.start_master()
+    cluster.start_worker()
+    try:
+        with multihost.attach("job", address=str(cluster.address), authkey=cluster.authkey) as job:
+            return job.get(DEADLINE) == [*range(10)]
+    except multihost.JobError:
+        return False
+
+
+def test_job_whose_program_was_told_that_it_is_whole_is_there_wherever_the_master_dies(lasting: Cluster) -> None:
+    assert job_is_there(lasting)
+
+
+def test_master_that_answers_before_it_commits_is_found_out(lasting: Cluster) -> None:
+    """The test above can fail."""
+    assert not job_is_there(lasting, "replies first")
 
 
 def test_task_that_runs_while_the_master_is_away_is_settled_under_its_token(lasting: Cluster, tmp_path: Path) -> None:

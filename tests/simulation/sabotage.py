@@ -4,7 +4,9 @@ They run without the cores' own invariants, so what catches them is what clients
 """
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -13,8 +15,10 @@ from multihost.broker.core import BrokerCore
 from multihost.broker.events import Close
 from multihost.broker.leases import LeaseTable
 from multihost.broker.members import Row, Worker
+from multihost.broker.records import encode
 from multihost.broker.workers import Workers
 from multihost.wire.messages import PART
+from tests.simulation.master import Journal
 
 
 @contextlib.contextmanager
@@ -24,18 +28,18 @@ def _replaced(owner: type, name: str, make: Callable[[Any], Any]) -> Iterator[No
         yield
 
 
-def drops_outcomes() -> contextlib.AbstractContextManager[None]:
-    """Every 20th outcome is recorded and then forgotten before its client hears of it."""
-    count = 0
+_outcomes = itertools.count(1)  # of all histories: few of them have a thousand
+
+
+def drops_outcomes(one_in: int) -> contextlib.AbstractContextManager[None]:
+    """One in so many outcomes is recorded and then forgotten before its client hears of it."""
 
     def make(tell: Any) -> Any:
         def dropping(clients: Any, rows: dict[str, list[Row]]) -> Any:
-            nonlocal count
             kept: dict[str, list[Row]] = {}
             for session, some in rows.items():
                 for row in some:
-                    count += row[1] != PART
-                    if count % 20 or row[1] == PART:
+                    if row[1] == PART or next(_outcomes) % one_in:
                         kept.setdefault(session, []).append(row)
                     else:
                         del clients._ledger.sessions[session].outcomes[row[0]]
@@ -141,6 +145,23 @@ def accepts_before_keeping() -> contextlib.AbstractContextManager[None]:
     return _replaced(Clients, "submit", make)
 
 
+@contextlib.contextmanager
+def acknowledges_before_it_commits() -> Iterator[None]:
+    """What a turn has changed is written down when the next one ends, and its replies are sent at once."""
+
+    def late(commit: Any) -> Any:
+        def committing(journal: Any, core: Any) -> None:
+            waiting = getattr(journal, "waiting", None)
+            journal.waiting = (core, core.take_records())
+            if waiting is not None and waiting[0] is core:  # those of a master that has died are gone
+                journal.rows.append(b"".join(encode(waiting[1])))
+
+        return committing
+
+    with _replaced(Journal, "commit", late):
+        yield
+
+
 def repeats_chunks() -> contextlib.AbstractContextManager[None]:
     """A chunk that is delivered again begins with its first item."""
 
@@ -159,7 +180,9 @@ def repeats_chunks() -> contextlib.AbstractContextManager[None]:
 
 
 BUILDS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
-    "drops every 20th outcome": drops_outcomes,
+    "acknowledges before it commits": acknowledges_before_it_commits,
+    "drops every 20th outcome": partial(drops_outcomes, 20),
+    "drops every 1,000th outcome": partial(drops_outcomes, 1000),
     "no fencing": no_fencing,
     "blames bystanders": blames_bystanders,
     "leases never expire": never_expires,

@@ -14,7 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 MOST_SEEDS = 500
 # What the checker must say of each build.
 INVARIANTS = {
+    "acknowledges before it commits": "I2",
     "drops every 20th outcome": "I1",
+    "drops every 1,000th outcome": "I1",
     "no fencing": "I2",
     "leases never expire": "I1",
     "blames bystanders": "I13",

@@ -176,6 +176,37 @@ def test_a_submitter_that_comes_back_late_does_not_disturb_who_collects(broker: 
     assert len(broker.results(collector)) == 3
 
 
+@pytest.mark.parametrize("end", ["taken", "dropped", "expired"])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_submitter_that_comes_back_when_its_job_is_over_does_not_submit_it_again(
+    broker: Broker, end: str, restarted: bool
+) -> None:
+    broker.leave(begin(broker))
+    run(broker)
+    if end == "expired":
+        broker.pass_time(JOB_TTL + 2)
+    else:
+        broker.say(broker.collector("j"), ("taken", 5) if end == "taken" else ("drop",))
+    if restarted:
+        broker.restart()
+    assert broker.core.knows("s")
+    back = broker.client("s", job="j")
+    state = broker.core.session_state("s")
+    assert (state["sealed"], state["accepted"], broker.count("sessions")) == (True, 3, 0)
+    broker.say(back, ("close",))
+    assert not broker.closed[back].broke_rules
+    check_replay(broker)
+
+
+def test_a_job_that_is_over_is_forgotten_when_others_end_after_its_time_to_live(broker: Broker) -> None:
+    for session, passes in (("a", 0.6 * JOB_TTL), ("b", 0.6 * JOB_TTL), ("c", 0.0)):
+        broker.leave(begin(broker, session=session))
+        broker.say(broker.collector("j"), ("drop",))
+        broker.pass_time(passes)
+    assert [broker.core.knows(session) for session in "abc"] == [False, True, True]
+    check_replay(broker)
+
+
 def test_a_job_that_is_not_whole_cannot_be_had_and_ends_as_other_sessions_do(broker: Broker) -> None:
     client = broker.client("s", job="j")
     broker.submit(client, b"0")

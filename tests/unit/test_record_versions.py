@@ -25,6 +25,7 @@ RECORDS = {
     "seal": "session_id items chunksize now",
     "use_job": "session_id now",
     "take_items": "session_id taken",
+    "note_job_ended": "session_id tasks now since",
     "submit": "session_id first function_id plain payloads now",
     "acknowledge": "session_id sequences",
     "cancel": "session_id sequences running",
