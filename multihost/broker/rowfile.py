@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from multihost.errors import JournalDamaged
-from multihost.wire.frames import Buffer
+from multihost.wire.frames import MOST_PARTS, Buffer, rest
 
 _MAGIC = b"mhjournl"
 _HEAD = struct.Struct("<8sI16s")  # magic, version of what is in it, random bytes; a checksum follows
@@ -41,7 +41,6 @@ _ROW = struct.Struct("<QQI")  # number, content size, checksum of the content; t
 _CHECKSUM = struct.Struct("<I")
 _MARK_AT, _ROWS_AT = 64, 512  # head and mark share a sector, which disks write whole or not at all
 _ROW_SIZE = _ROW.size + _CHECKSUM.size
-_MOST_PARTS = 1024  # of one writev: IOV_MAX
 _JOINED = 64 * 1024  # up to this size, copying is cheaper than a list of parts
 # How far durable writes extend the file ahead of the rows: more takes more of the disk, less is done more often.
 _AHEAD_BYTES = 1024 * 1024
@@ -277,18 +276,9 @@ class RowFile:
         if sum(map(len, parts)) <= _JOINED:
             parts = [b"".join(parts)]
         while parts:
-            written = os.pwritev(self._file, parts[:_MOST_PARTS], offset)
+            written = os.pwritev(self._file, parts[:MOST_PARTS], offset)
             offset += written
-            parts = _rest(parts, written)
-
-
-def _rest(parts: Sequence[Buffer], written: int) -> Sequence[Buffer]:
-    """``parts`` without the first ``written`` bytes."""
-    for number, part in enumerate(parts):
-        if written < len(part):
-            return [memoryview(part)[written:], *parts[number + 1 :]]
-        written -= len(part)
-    return []
+            parts = rest(parts, written)
 
 
 def _read_start(start: bytes) -> tuple[int, int | None, Mark | None]:

@@ -1,15 +1,14 @@
 """What a child hands to its worker: outcomes of tiny tasks are gathered for a moment, anything else goes at once."""
 
-import pickle
 import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from multiprocessing.connection import Connection
 
 from multihost.runner.chunk import ChunkRun
 from multihost.runner.interrupts import Interrupts
 from multihost.runner.output import Output
+from multihost.runner.pipe import Pipe
 
 # Outcomes of tiny tasks are gathered for so long before they are handed over; those of slower ones go at once.
 GATHER_SECONDS = 0.001
@@ -22,7 +21,7 @@ class Outbox:
 
     def __init__(
         self,
-        pipe: Connection,
+        pipe: Pipe,
         interrupts: Interrupts,
         output: Output,
         lifted: Callable[[], AbstractContextManager[None]] = nullcontext,
@@ -108,7 +107,7 @@ class Outbox:
 
     def _send(self, message: tuple[object, ...]) -> None:
         if not self._closed:
-            self._pipe.send_bytes(pickle.dumps(message, protocol=5))
+            self._pipe.send(message)
 
     def _beat(self) -> None:
         try:

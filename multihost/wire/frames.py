@@ -5,13 +5,14 @@ eight bytes of length behind it. Pure: bytes in, bytes out.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from multihost.errors import ProtocolError
 
 _SMALL = 64 * 1024  # frames up to this size share one buffer; a larger one gets a buffer of its own
 _FIRST_LARGE = 1024 * 1024  # what a larger one gets at first, whatever size it claims
 _LARGEST_SHORT = 0x7FFFFFFF
+MOST_PARTS = 1024  # of one writev: IOV_MAX
 Buffer = bytes | bytearray | memoryview
 
 
@@ -28,6 +29,15 @@ def frame(parts: list[Buffer]) -> list[Buffer]:
     if size <= _SMALL:
         return [b"".join([header(size), *parts])]
     return [header(size), *parts]
+
+
+def rest(parts: Sequence[Buffer], written: int) -> Sequence[Buffer]:
+    """``parts`` without the first ``written`` bytes."""
+    for number, part in enumerate(parts):
+        if written < len(part):
+            return [memoryview(part)[written:], *parts[number + 1 :]]
+        written -= len(part)
+    return []
 
 
 class FrameReader:
