@@ -83,6 +83,7 @@ class RowFile:
         self.path, self.version = path, version
         self.last = Position(0, _ROWS_AT, seed)
         self.compacted = mark.compacted if mark else 0  # where the rows of the snapshot it began with end, bytes
+        self.large = 0  # of what was written since it was opened: the bytes of large parts
         self._file = file
         self._seed = seed or 0
         self._mark = mark  # as it was found
@@ -220,11 +221,13 @@ class RowFile:
                 os.fdatasync(self._file)
             self.last = Position(number, before.end + len(header) + size, *_CHECKSUM.unpack_from(header, _ROW.size))
             self._synced = number if durable else self._synced
+            large = sum(length for part in content if (length := len(part)) > _JOINED)
             self._put_mark()
         except OSError:
             self.last, self._synced = before, min(self._synced, before.row)
             self._cut(before.end)
             raise
+        self.large += large
 
     def flush(self) -> None:
         """Have the disk write what it has been given. Raises: OSError."""

@@ -338,7 +338,7 @@ class Service:
         self._journal.append(self._core.take_records())
         try:
             self._journal.commit()
-            if self._journal.wants_compaction:
+            if self._journal.wants_compaction(self._core.held_bytes):
                 self._compaction = self._journal.compact([record] for record in self._core.snapshot())
                 self._loop.call_soon(self._compact)
         except JournalFull as error:

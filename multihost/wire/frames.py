@@ -11,6 +11,7 @@ from multihost.errors import ProtocolError
 
 _SMALL = 64 * 1024  # frames up to this size share one buffer; a larger one gets a buffer of its own
 _FIRST_LARGE = 1024 * 1024  # what a larger one gets at first, whatever size it claims
+_GROWTH = 16  # so many times as much as has come is what it gets next: each time, that is to be copied
 _LARGEST_SHORT = 0x7FFFFFFF
 MOST_PARTS = 1024  # of one writev: IOV_MAX
 Buffer = bytes | bytearray | memoryview
@@ -116,7 +117,7 @@ class FrameReader:
         self._large, self._start, self._end = length, 0, len(begun)
 
     def _grow(self) -> None:
-        """Double the room of a large frame: a peer that claims much and sends little has taken little."""
-        larger = bytearray(min(self._large, 2 * len(self._buffer)))
+        """More room for a large frame: a peer that claims much and sends little has taken little."""
+        larger = bytearray(min(self._large, _GROWTH * len(self._buffer)))
         larger[: self._end] = self._buffer
         self._buffer = larger
