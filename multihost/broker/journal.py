@@ -46,9 +46,11 @@ _STEP_BYTES = 1024 * 1024
 _LEAST_BYTES = 8 * 1024 * 1024
 # Large values are read back many times as fast as as many bytes of small ones, so a journal of such may be larger.
 _LEAST_LARGE_BYTES = 64 * 1024 * 1024
-# So many times what is held is a journal of large values before a compaction: with less, each value is written more
-# often, and more takes more of the disk.
-_DEAD = 4
+# So many times what is held is a journal of large values before a compaction, which writes that again; when it has
+# become really large, fewer times are enough. With less, each value is written more often, and more takes more of the
+# disk.
+_CHEAP, _DEAR = 16, 4
+_LARGE_BYTES = 256 * 1024 * 1024
 _HOLDER_BYTES = 128
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
 
@@ -74,8 +76,9 @@ class Journal(Protocol):
     def wants_compaction(self, held: Callable[[], int]) -> bool:
         """Whether the journal has grown to twice its size after the last compaction, and more.
 
-        Of small things 8 MiB are enough. Of large ones it is 64 MiB, and four times what is ``held`` now: the bytes of
-        payloads and outcomes that a compaction would write again. That is only asked after each MiB.
+        Of small things 8 MiB are enough. Of large ones it is 64 MiB, and sixteen times what is ``held`` now (the bytes
+        of payloads and outcomes that a compaction would write again), from 256 MiB on four times. That is only asked
+        after each MiB.
         """
 
     def compact(self, snapshot: Iterable[list[Record]]) -> Iterator[None]:
@@ -191,7 +194,7 @@ class DiskJournal:
         if size <= max(self._floor, 2 * self._rows.compacted, _LEAST_LARGE_BYTES, self._looked + _STEP_BYTES):
             return False
         self._looked = size
-        return size > _DEAD * held()
+        return size > (_CHEAP if size < _LARGE_BYTES else _DEAR) * held()
 
     def compact(self, snapshot: Iterable[list[Record]]) -> Iterator[None]:
         self._check_writable()

@@ -420,6 +420,7 @@ def test_journal_of_large_values_may_be_larger_and_is_compacted_when_most_are_of
 ) -> None:
     monkeypatch.setattr(journal_module, "_LEAST_LARGE_BYTES", 1_000_000)
     opened, _ = reopened(tmp_path)
+    monkeypatch.setattr(journal_module, "_LARGE_BYTES", 0)
     held = 100_000 * 11
     asked = 0
 
