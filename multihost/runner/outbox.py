@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pickle import PickleBuffer
 
 from multihost.runner.chunk import ChunkRun
 from multihost.runner.interrupts import Interrupts
@@ -14,6 +15,8 @@ from multihost.runner.pipe import Pipe
 GATHER_SECONDS = 0.001
 # What has gathered behind a task that takes longer than those before it is handed over by a thread after so long.
 _PULSE_SECONDS = 0.02
+
+Content = bytes | PickleBuffer  # of an outcome; a PickleBuffer stands for a ``payload.Large``
 
 
 class Outbox:
@@ -31,7 +34,7 @@ class Outbox:
         self._output = output
         self._lifted = lifted
         self._lock = threading.RLock()  # a value's own __reduce__ may print, or submit a task
-        self._outcomes: list[tuple[int, str, bytes]] = []
+        self._outcomes: list[tuple[int, str, Content]] = []
         self._seconds = 0.0
         self._chunks: dict[int, ChunkRun] = {}  # those under way
         self._closed = False
@@ -43,7 +46,7 @@ class Outbox:
         with self._guard, self._lock, self._lifted():
             self._send(message)
 
-    def put(self, token: int, kind: str, content: bytes, seconds: float) -> None:
+    def put(self, token: int, kind: str, content: Content, seconds: float) -> None:
         """A task has ended; the caller sees to it that ``hand_over`` follows soon."""
         self._outcomes.append((token, kind, content))  # without the lock: others only remove what was there before
         self._seconds += seconds

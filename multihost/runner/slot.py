@@ -35,7 +35,7 @@ from multihost.runner.coroutines import Coroutines
 from multihost.runner.door import RelayDoor
 from multihost.runner.interrupts import Interrupts, TaskStopped
 from multihost.runner.memory import MemoryLimit
-from multihost.runner.outbox import GATHER_SECONDS, Outbox
+from multihost.runner.outbox import GATHER_SECONDS, Content, Outbox
 from multihost.runner.output import Output, TaskStream
 from multihost.runner.pipe import Pipe
 from multihost.runner.scratch import Scratch
@@ -246,7 +246,7 @@ class Slot:
                 self._outbox.pulse()
         self._outbox.hand_over()
 
-    def _run(self, order: Order, token: int, arguments: bytes) -> tuple[str, bytes]:
+    def _run(self, order: Order, token: int, arguments: bytes) -> tuple[str, Content]:
         """Run one task: its outcome's kind and content."""
         interrupts = self._interrupts
         if interrupts.cancelled and interrupts.take_cancelled(token):
@@ -311,14 +311,14 @@ class Slot:
         """Whether an exception came from outside the task, to end it."""
         return isinstance(error, TaskStopped) or error is self._interrupts.raised
 
-    def _pack(self, result: object, token: int) -> tuple[str, bytes]:
+    def _pack(self, result: object, token: int) -> tuple[str, Content]:
         try:
-            content = payload.dumps(result)
+            content = payload.dumps_large(result) if payload.is_large(result) else payload.dumps(result)
         except BaseException as error:  # a __reduce__ of the user's may raise anything
             return "error", self._dump_error(MaybeEncodingError(error, result), token)
         if len(content) > self._config.max_payload:
             return "error", self._dump_error(ResultTooLarge(len(content), self._config.max_payload), token)
-        return "result", content
+        return "result", content if isinstance(content, bytes) else content.stand_in()
 
     def _dump_error(self, error: BaseException, token: int) -> bytes:
         """The bytes of a task's exception: its traceback begins in the user's code; what was printed last is a note."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from multihost.errors import ProtocolError
+from multihost.payload import parts_of
 from multihost.wire.frames import Buffer
 from multihost.wire.opcodes import check_sizes
 
@@ -127,11 +128,19 @@ class _Chunks:
 
     def __init__(self) -> None:
         self.parts: list[Buffer] = []
-        self.write = self.parts.append
+
+    def write(self, part: Buffer | pickle.PickleBuffer) -> None:
+        if isinstance(part, pickle.PickleBuffer):
+            self.parts += parts_of(part)
+        else:
+            self.parts.append(part)
 
 
 def encode(value: object) -> list[Buffer]:
-    """The content of a frame, in parts; large bytes objects in ``value`` are parts of their own, uncopied."""
+    """The content of a frame, in parts; large bytes objects in ``value`` are parts of their own, uncopied.
+
+    It may hold stand-ins of ``payload.Large``, too, which arrive as bytes.
+    """
     chunks = _Chunks()
     pickle.Pickler(chunks, protocol=5).dump(value)
     return chunks.parts
@@ -221,9 +230,11 @@ def split(batch: list[Message], weight_bytes: int = WEIGHT_BYTES) -> Iterator[li
 
 
 def _weight(value: object) -> int:
-    """The bytes objects in a message, in bytes."""
+    """The bytes objects in a message, and what stands for such, in bytes."""
     if isinstance(value, bytes):
         return len(value)
+    if isinstance(value, pickle.PickleBuffer):
+        return value.raw().nbytes
     return sum(map(_weight, value)) if isinstance(value, list | tuple) else 0
 
 
