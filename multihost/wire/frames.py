@@ -47,11 +47,14 @@ class FrameReader:
     Usage: read from the socket into ``space()``, then iterate over ``received(n)``. Each frame is a view that is
     valid until the next call of ``space()``.
 
+    With ``spare_bytes`` a buffer of up to that size is used again, and a large frame is overwritten by the next one.
+
     Raises: ProtocolError from ``received`` when a frame claims more than ``limit`` bytes, before any of it is stored.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, spare_bytes: int = 0) -> None:
         self.limit = limit
+        self._spare_bytes, self._spare = spare_bytes, bytearray()
         self._shared = bytearray(_SMALL + 12)
         self._buffer = self._shared  # what is being filled: the shared buffer, or the one of a large frame
         self._start = self._end = 0  # the bytes received and not yet handed out
@@ -70,14 +73,16 @@ class FrameReader:
             rest = self._end - self._start
             self._buffer[:rest] = self._buffer[self._start : self._end]
             self._start, self._end = 0, rest
-        return memoryview(self._buffer)[self._end :]
+        return memoryview(self._buffer)[self._end : self._large or None]
 
     def received(self, size: int) -> Iterator[memoryview]:
         """The frames that ``size`` more bytes complete."""
         self._end += size
         if self._large:
             if self._end == self._large:
-                whole = memoryview(self._buffer)
+                whole = memoryview(self._buffer)[: self._large]
+                if len(self._buffer) <= self._spare_bytes:
+                    self._spare = self._buffer
                 self._buffer, self._large, self._start, self._end = self._shared, 0, 0, 0
                 yield whole
             return
@@ -112,7 +117,7 @@ class FrameReader:
         return prefix, length
 
     def _go_large(self, begun: memoryview, length: int) -> None:
-        self._buffer = bytearray(min(length, _FIRST_LARGE))
+        self._buffer = self._spare if length <= len(self._spare) else bytearray(min(length, _FIRST_LARGE))
         self._buffer[: len(begun)] = begun
         self._large, self._start, self._end = length, 0, len(begun)
 
