@@ -141,6 +141,10 @@ class BrokerCore:
         queues = [("queue", name, *record) for name, queue in self._queues.items() for record in queue.items.snapshot()]
         return chain(queues, snapshot(self._ledger))
 
+    def held_bytes(self) -> int:
+        """The bytes of payloads and outcomes that are held, which a snapshot would tell of."""
+        return self._ledger.task_bytes + sum(session.result_bytes for session in self._ledger.sessions.values())
+
     def replay(self, name: str, *args: Any) -> None:
         """Do again what a record says, in a core that has handled nothing yet."""
         if name == "queue":

@@ -44,6 +44,13 @@ MIGRATIONS: dict[int, Migration] = {}
 _STEP_BYTES = 1024 * 1024
 # Below this size, or twice what the last compaction left, compacting again is not worth it.
 _LEAST_BYTES = 8 * 1024 * 1024
+# Large values are read back many times as fast as as many bytes of small ones, so a journal of such may be larger.
+_LEAST_LARGE_BYTES = 64 * 1024 * 1024
+# So many times what is held is a journal of large values before a compaction, which writes that again; when it has
+# become really large, fewer times are enough. With less, each value is written more often, and more takes more of the
+# disk.
+_CHEAP, _DEAR = 16, 4
+_LARGE_BYTES = 256 * 1024 * 1024
 _HOLDER_BYTES = 128
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
 
@@ -66,9 +73,13 @@ class Journal(Protocol):
         Raises: JournalFull: nothing of it is written; it stays gathered, so the next commit tries again.
         """
 
-    @property
-    def wants_compaction(self) -> bool:
-        """Whether the journal has grown to twice its size after the last compaction (and 8 MiB)."""
+    def wants_compaction(self, held: Callable[[], int]) -> bool:
+        """Whether the journal has grown to twice its size after the last compaction, and more.
+
+        Of small things 8 MiB are enough. Of large ones it is 64 MiB, and sixteen times what is ``held`` now (the bytes
+        of payloads and outcomes that a compaction would write again), from 256 MiB on four times. That is only asked
+        after each MiB.
+        """
 
     def compact(self, snapshot: Iterable[list[Record]]) -> Iterator[None]:
         """Commit, and then replace all rows by ``snapshot`` and what is committed after this call, step by step.
@@ -110,8 +121,7 @@ class MemoryJournal:
     def commit(self) -> None:
         pass
 
-    @property
-    def wants_compaction(self) -> bool:
+    def wants_compaction(self, held: Callable[[], int]) -> bool:
         return False
 
     def compact(self, snapshot: Iterable[list[Record]]) -> Iterator[None]:
@@ -139,9 +149,11 @@ class DiskJournal:
         self._directory_changed = True
         self._compaction: Generator[None] | None = None
         self._floor = _LEAST_BYTES
+        self._looked = 0  # how large it was when it was asked last what is held
         self._lock = lock(directory)
         try:
             self._rows = self._open(version, migrations)
+            self._small_left = self._rows.compacted  # by the last compaction; how much of it is small, is not known
         except BaseException as error:
             os.close(self._lock)
             if isinstance(error, OSError):
@@ -173,11 +185,16 @@ class DiskJournal:
             raise _full(self._path, error) from error
         self._gathered = []
 
-    @property
-    def wants_compaction(self) -> bool:
+    def wants_compaction(self, held: Callable[[], int]) -> bool:
         if self._compaction is not None:
             return False
-        return self._rows.last.end > max(self._floor, 2 * self._rows.compacted)
+        size, small = self._rows.last.end, self._rows.last.end - self._rows.large
+        if small > max(self._floor, 2 * self._small_left):
+            return True
+        if size <= max(self._floor, 2 * self._rows.compacted, _LEAST_LARGE_BYTES, self._looked + _STEP_BYTES):
+            return False
+        self._looked = size
+        return size > (_CHEAP if size < _LARGE_BYTES else _DEAR) * held()
 
     def compact(self, snapshot: Iterable[list[Record]]) -> Iterator[None]:
         self._check_writable()
@@ -214,11 +231,12 @@ class DiskJournal:
             new = self._create(self._rows.version)
             yield from _write(new, map(encode, snapshot))
             new.compacted = new.last.end
+            small_left = new.compacted - new.large
             yield from self._catch_up(new, begun)
             old = self._rows
             self._install(new)
             old.close()
-            self._floor = _LEAST_BYTES
+            self._floor, self._small_left, self._looked = _LEAST_BYTES, small_left, 0
         except OSError as error:
             raise _full(self._path, error) from error
         finally:

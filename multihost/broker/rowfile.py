@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from multihost.errors import JournalDamaged
-from multihost.wire.frames import Buffer
+from multihost.wire.frames import MOST_PARTS, Buffer, rest
 
 _MAGIC = b"mhjournl"
 _HEAD = struct.Struct("<8sI16s")  # magic, version of what is in it, random bytes; a checksum follows
@@ -41,7 +41,6 @@ _ROW = struct.Struct("<QQI")  # number, content size, checksum of the content; t
 _CHECKSUM = struct.Struct("<I")
 _MARK_AT, _ROWS_AT = 64, 512  # head and mark share a sector, which disks write whole or not at all
 _ROW_SIZE = _ROW.size + _CHECKSUM.size
-_MOST_PARTS = 1024  # of one writev: IOV_MAX
 _JOINED = 64 * 1024  # up to this size, copying is cheaper than a list of parts
 # How far durable writes extend the file ahead of the rows: more takes more of the disk, less is done more often.
 _AHEAD_BYTES = 1024 * 1024
@@ -84,6 +83,7 @@ class RowFile:
         self.path, self.version = path, version
         self.last = Position(0, _ROWS_AT, seed)
         self.compacted = mark.compacted if mark else 0  # where the rows of the snapshot it began with end, bytes
+        self.large = 0  # of what was written since it was opened: the bytes of large parts
         self._file = file
         self._seed = seed or 0
         self._mark = mark  # as it was found
@@ -221,11 +221,13 @@ class RowFile:
                 os.fdatasync(self._file)
             self.last = Position(number, before.end + len(header) + size, *_CHECKSUM.unpack_from(header, _ROW.size))
             self._synced = number if durable else self._synced
+            large = sum(length for part in content if (length := len(part)) > _JOINED)
             self._put_mark()
         except OSError:
             self.last, self._synced = before, min(self._synced, before.row)
             self._cut(before.end)
             raise
+        self.large += large
 
     def flush(self) -> None:
         """Have the disk write what it has been given. Raises: OSError."""
@@ -277,18 +279,9 @@ class RowFile:
         if sum(map(len, parts)) <= _JOINED:
             parts = [b"".join(parts)]
         while parts:
-            written = os.pwritev(self._file, parts[:_MOST_PARTS], offset)
+            written = os.pwritev(self._file, parts[:MOST_PARTS], offset)
             offset += written
-            parts = _rest(parts, written)
-
-
-def _rest(parts: Sequence[Buffer], written: int) -> Sequence[Buffer]:
-    """``parts`` without the first ``written`` bytes."""
-    for number, part in enumerate(parts):
-        if written < len(part):
-            return [memoryview(part)[written:], *parts[number + 1 :]]
-        written -= len(part)
-    return []
+            parts = rest(parts, written)
 
 
 def _read_start(start: bytes) -> tuple[int, int | None, Mark | None]:

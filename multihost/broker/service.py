@@ -23,6 +23,7 @@ from multihost.broker.core import TICK_SECONDS, BrokerCore
 from multihost.broker.journal import Journal, open_journal
 from multihost.broker.queues import Reply
 from multihost.errors import JournalError, JournalFull, JournalUnusable, ProtocolError
+from multihost.heap import reuse_large
 from multihost.settings import MEMORY, Address, Settings
 from multihost.wire.messages import PROTOCOL_VERSION, Message
 from multihost.wire.peer import Peer
@@ -145,6 +146,7 @@ class Service:
     # --- what the server calls ---------------------------------------------------------------------------------
 
     def started(self, server: Server) -> None:
+        reuse_large()
         self._server, self._loop = server, asyncio.get_running_loop()
         self._tick()
 
@@ -341,7 +343,7 @@ class Service:
         self._journal.append(self._core.take_records())
         try:
             self._journal.commit()
-            if self._journal.wants_compaction:
+            if self._journal.wants_compaction(self._core.held_bytes):
                 self._compaction = self._journal.compact([record] for record in self._core.snapshot())
                 self._loop.call_soon(self._compact)
         except JournalFull as error:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from multihost.client.code import Blob
+from multihost.payload import Large
 from multihost.wire.messages import Message
 
 _MAX_BATCH_BYTES = 4 * 1024 * 1024
@@ -25,7 +26,7 @@ class Pending:
 
     function_id: str
     options: dict[str, object]  # as they travel; one object for all calls that were made with the same
-    payload: bytes
+    payload: bytes | Large
     since: float = 0.0  # when the call was made, if its options ask for that
     patient: bool = False  # whether it waits here while the master is full, rather than fail
 
@@ -60,7 +61,7 @@ class ClientCore:
         self,
         blobs: list[Blob],
         options: dict[str, object],
-        payload: bytes,
+        payload: bytes | Large,
         since: float = 0.0,
         patient: bool = False,
     ) -> int:
@@ -201,7 +202,7 @@ class ClientCore:
         """Unsent tasks up to the size of a batch, in runs of one function, the same options and consecutive numbers."""
         messages: list[Message] = []
         size = tasks = 0
-        first, function_id, options, since, payloads = -1, "", dict[str, object](), 0.0, list[bytes]()
+        first, function_id, options, since, payloads = -1, "", dict[str, object](), 0.0, list[object]()
         while self._unsent and size < _MAX_BATCH_BYTES and tasks < _MAX_BATCH_TASKS:
             sequence = next(iter(self._unsent))
             task = self.pending[sequence]
@@ -222,8 +223,9 @@ class ClientCore:
                 # The master's clock is another one: what it is told is how long ago the call was made.
                 said = {**options, "age": max(0.0, now - since)} if since else options
                 messages.append(("submit", first, function_id, said, payloads))
-            payloads.append(task.payload)
-            size += len(task.payload)
+            payload = task.payload
+            payloads.append(payload if isinstance(payload, bytes) else payload.stand_in())
+            size += len(payload)
             tasks += 1
         self._lone = self._awaited < 0 and tasks == 1
         self._awaited = last

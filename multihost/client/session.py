@@ -29,7 +29,7 @@ from multihost.enclosing import Door, Link
 from multihost.errors import ClientClosed, ClusterFull, ForkedClient, MultihostError, ProtocolError, TaskTooLarge
 from multihost.explain import Explanation
 from multihost.options import PLAIN, Options
-from multihost.payload import dumps
+from multihost.payload import Large, dumps, dumps_large, is_large
 from multihost.settings import Address
 from multihost.wire.connection import GivenUp, Patience, attach
 from multihost.wire.messages import CANCELLED, PART, Message
@@ -156,7 +156,8 @@ class Session:
         if os.getpid() != self._process:
             raise ForkedClient(self._process, os.getpid())
         try:
-            payload = self._pickled(function, (args, kwds))
+            large = any(map(is_large, args)) or (bool(kwds) and any(map(is_large, kwds.values())))
+            payload = self._pickled(function, (args, kwds), large)
         except (Exception, SystemExit) as unsendable:
             deliver(callback, False, _not_sent(unsendable, function.name))
             return -1
@@ -179,7 +180,7 @@ class Session:
         if os.getpid() != self._process:
             raise ForkedClient(self._process, os.getpid())
         try:
-            payload = self._pickled(function, items)
+            payload = self._pickled(function, items, is_large(items[0]))
         except (Exception, SystemExit) as unsendable:
             if len(items) == 1 or function.error is not None:
                 Chunk(len(items), callback).fail(_not_sent(unsendable, function.name))
@@ -194,10 +195,11 @@ class Session:
         plain = wire_options(options, star, len(items))
         return [self._add(function, plain, payload, Chunk(len(items), callback), since, True)]
 
-    def _pickled(self, function: Prepared, arguments: object) -> bytes:
+    def _pickled(self, function: Prepared, arguments: object, large: bool) -> bytes | Large:
+        """``large``: whether there may be something that is worth not being copied."""
         if function.error is not None:
             raise function.error
-        payload = dumps(arguments, self._code.main_travels)
+        payload = (dumps_large if large else dumps)(arguments, self._code.main_travels)
         if len(payload) > self._max_payload:
             raise TaskTooLarge("the arguments of a task", len(payload), self._max_payload)
         return payload
@@ -206,7 +208,7 @@ class Session:
         self,
         function: Prepared,
         options: dict[str, object],
-        payload: bytes,
+        payload: bytes | Large,
         callback: Callback | Chunk,
         since: float,
         patient: bool,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from multihost.errors import ProtocolError
+from multihost.heap import reuse_large
 from multihost.runner import events
 from multihost.runner.children import CAREFUL
 from multihost.runner.core import STUCK_SECONDS, RunnerCore
@@ -80,6 +81,7 @@ class Runner:
 
         Raises: MasterUnreachable, AuthenticationError, ProtocolError, as ``attach`` does.
         """
+        reuse_large()
         try:
             while not self._exited:
                 self._attach()

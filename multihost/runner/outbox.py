@@ -1,20 +1,22 @@
 """What a child hands to its worker: outcomes of tiny tasks are gathered for a moment, anything else goes at once."""
 
-import pickle
 import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from multiprocessing.connection import Connection
+from pickle import PickleBuffer
 
 from multihost.runner.chunk import ChunkRun
 from multihost.runner.interrupts import Interrupts
 from multihost.runner.output import Output
+from multihost.runner.pipe import Pipe
 
 # Outcomes of tiny tasks are gathered for so long before they are handed over; those of slower ones go at once.
 GATHER_SECONDS = 0.001
 # What has gathered behind a task that takes longer than those before it is handed over by a thread after so long.
 _PULSE_SECONDS = 0.02
+
+Content = bytes | PickleBuffer  # of an outcome; a PickleBuffer stands for a ``payload.Large``
 
 
 class Outbox:
@@ -22,7 +24,7 @@ class Outbox:
 
     def __init__(
         self,
-        pipe: Connection,
+        pipe: Pipe,
         interrupts: Interrupts,
         output: Output,
         lifted: Callable[[], AbstractContextManager[None]] = nullcontext,
@@ -32,7 +34,7 @@ class Outbox:
         self._output = output
         self._lifted = lifted
         self._lock = threading.RLock()  # a value's own __reduce__ may print, or submit a task
-        self._outcomes: list[tuple[int, str, bytes]] = []
+        self._outcomes: list[tuple[int, str, Content]] = []
         self._seconds = 0.0
         self._chunks: dict[int, ChunkRun] = {}  # those under way
         self._closed = False
@@ -44,7 +46,7 @@ class Outbox:
         with self._guard, self._lock, self._lifted():
             self._send(message)
 
-    def put(self, token: int, kind: str, content: bytes, seconds: float) -> None:
+    def put(self, token: int, kind: str, content: Content, seconds: float) -> None:
         """A task has ended; the caller sees to it that ``hand_over`` follows soon."""
         self._outcomes.append((token, kind, content))  # without the lock: others only remove what was there before
         self._seconds += seconds
@@ -108,7 +110,7 @@ class Outbox:
 
     def _send(self, message: tuple[object, ...]) -> None:
         if not self._closed:
-            self._pipe.send_bytes(pickle.dumps(message, protocol=5))
+            self._pipe.send(message)
 
     def _beat(self) -> None:
         try:

@@ -11,7 +11,6 @@ import atexit
 import contextlib
 import io
 import os
-import pickle
 import signal
 import socket
 import sys
@@ -29,14 +28,16 @@ from typing import Any
 
 from multihost import enclosing, payload, workspace
 from multihost.errors import CodeNotFound, MultihostError, ResultTooLarge, TaskOutOfMemory, TaskTimeout
+from multihost.heap import reuse_large
 from multihost.runner.backlog import Backlog, Order
 from multihost.runner.chunk import ChunkRun
 from multihost.runner.coroutines import Coroutines
 from multihost.runner.door import RelayDoor
 from multihost.runner.interrupts import Interrupts, TaskStopped
 from multihost.runner.memory import MemoryLimit
-from multihost.runner.outbox import GATHER_SECONDS, Outbox
+from multihost.runner.outbox import GATHER_SECONDS, Content, Outbox
 from multihost.runner.output import Output, TaskStream
+from multihost.runner.pipe import Pipe
 from multihost.runner.scratch import Scratch
 from multihost.runner.sources import is_archive, make_ready
 from multihost.runner.tail import Tail
@@ -73,7 +74,8 @@ def main(pipe: Connection, control: socket.socket, report: Connection, config: S
         control.close()
 
     fork_guarded(report, release)
-    slot = Slot(pipe, control, config)
+    reuse_large()
+    slot = Slot(Pipe(pipe), control, config)
     with contextlib.suppress(EOFError, OSError):  # the worker closed the pipe, or is gone
         slot.serve()
     atexit._run_exitfuncs()  # what tasks registered; a process of multiprocessing ends without
@@ -90,7 +92,7 @@ def _release_fork_server() -> None:
 class Slot:
     """The functions this process knows, and how it runs them."""
 
-    def __init__(self, pipe: Connection, control: socket.socket, config: SlotConfig) -> None:
+    def __init__(self, pipe: Pipe, control: socket.socket, config: SlotConfig) -> None:
         self._pipe = pipe
         self._config = config
         self._definitions: dict[str, bytes] = {}
@@ -156,7 +158,7 @@ class Slot:
             self._read_forever()
             return
         while self._reader is None:
-            self._receive(pickle.loads(self._pipe.recv_bytes()))
+            self._receive(self._pipe.receive())
             self._at_work = True
             if self._reader_wanted:
                 self._start_reader()
@@ -195,7 +197,7 @@ class Slot:
     def _read_forever(self) -> None:
         try:
             while True:
-                self._receive(pickle.loads(self._pipe.recv_bytes()))
+                self._receive(self._pipe.receive())
         except (EOFError, OSError):
             self._backlog.close()
         except MemoryError:  # a task has left us none: what came is lost, and with it the worker's account of us
@@ -208,7 +210,7 @@ class Slot:
         if self._config.threads == 1 and self._reader is None:
             with contextlib.suppress(EOFError, OSError), self._memory.lifted():  # gone: the main loop will notice
                 while self._pipe.poll():
-                    self._receive(pickle.loads(self._pipe.recv_bytes()))
+                    self._receive(self._pipe.receive())
         if unstarted := self._backlog.give_up():
             self._outbox.send(("unstarted", unstarted))
 
@@ -245,7 +247,7 @@ class Slot:
                 self._outbox.pulse()
         self._outbox.hand_over()
 
-    def _run(self, order: Order, token: int, arguments: bytes) -> tuple[str, bytes]:
+    def _run(self, order: Order, token: int, arguments: bytes) -> tuple[str, Content]:
         """Run one task: its outcome's kind and content."""
         interrupts = self._interrupts
         if interrupts.cancelled and interrupts.take_cancelled(token):
@@ -310,14 +312,14 @@ class Slot:
         """Whether an exception came from outside the task, to end it."""
         return isinstance(error, TaskStopped) or error is self._interrupts.raised
 
-    def _pack(self, result: object, token: int) -> tuple[str, bytes]:
+    def _pack(self, result: object, token: int) -> tuple[str, Content]:
         try:
-            content = payload.dumps(result)
+            content = payload.dumps_large(result) if payload.is_large(result) else payload.dumps(result)
         except BaseException as error:  # a __reduce__ of the user's may raise anything
             return "error", self._dump_error(MaybeEncodingError(error, result), token)
         if len(content) > self._config.max_payload:
             return "error", self._dump_error(ResultTooLarge(len(content), self._config.max_payload), token)
-        return "result", content
+        return "result", content if isinstance(content, bytes) else content.stand_in()
 
     def _dump_error(self, error: BaseException, token: int) -> bytes:
         """The bytes of a task's exception: its traceback begins in the user's code; what was printed last is a note."""

@@ -20,6 +20,7 @@ from multihost.deaths import Death, how_it_ended
 from multihost.errors import ProtocolError
 from multihost.runner import events, memory, scratch, slot
 from multihost.runner.interrupts import INTERRUPT, RECALL, stack_of_tasks
+from multihost.runner.pipe import widen
 from multihost.runner.tail import Tail
 from multihost.runner.warden import END, read_child, read_ended
 from multihost.wire import messages
@@ -121,6 +122,8 @@ class Slots:
         Raises: OSError, EOFError: the system has no process or file descriptor left.
         """
         ours, theirs = socket.socketpair()
+        widen(ours)
+        widen(theirs)
         our_control, their_control = socket.socketpair(type=socket.SOCK_SEQPACKET)
         report, their_report = self._context.Pipe(duplex=False)
         stack, tail = self._directory / f"stack-{number}", Tail(str(self._directory / f"tail-{number}"))
@@ -285,7 +288,7 @@ class Slots:
     # --- inside ------------------------------------------------------------------------------------------------
 
     def _write(self, child: _Process, message: tuple[object, ...]) -> None:
-        parts: list[Buffer] = frame([pickle.dumps(message, protocol=5)])
+        parts: list[Buffer] = frame(messages.encode(message))
         child.outbox.extend(memoryview(part) for part in parts)
         self._flush(child)
 

@@ -23,6 +23,8 @@ SEND_SECONDS = 30.0
 # What is heard within so long needs no look at what the kernel still has to send, which costs as much as to receive.
 _HEARD_SECONDS = 0.1
 _ATTEMPT_SECONDS = 5.0
+# A buffer of up to this size is kept for the next large frame: a new one has pages that the kernel must find first.
+_SPARE_BYTES = 16 * 1024 * 1024
 _MAX_FRAME = 1 << 40  # the master is trusted with what it sends; it has its own caps
 
 
@@ -36,7 +38,7 @@ class Connection:
         sock.setblocking(False)
         sockets.configure(sock)
         self._socket = sock
-        self._frames = FrameReader(MAX_HANDSHAKE_FRAME)
+        self._frames = FrameReader(MAX_HANDSHAKE_FRAME, _SPARE_BYTES)
         self._sending = threading.Lock()
         self._alive = time.monotonic()  # when the master last gave a sign of life
         self._sent = self._acknowledged = 0  # bytes

@@ -5,13 +5,15 @@ eight bytes of length behind it. Pure: bytes in, bytes out.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from multihost.errors import ProtocolError
 
 _SMALL = 64 * 1024  # frames up to this size share one buffer; a larger one gets a buffer of its own
 _FIRST_LARGE = 1024 * 1024  # what a larger one gets at first, whatever size it claims
+_GROWTH = 16  # so many times as much as has come is what it gets next: each time, that is to be copied
 _LARGEST_SHORT = 0x7FFFFFFF
+MOST_PARTS = 1024  # of one writev: IOV_MAX
 Buffer = bytes | bytearray | memoryview
 
 
@@ -30,17 +32,29 @@ def frame(parts: list[Buffer]) -> list[Buffer]:
     return [header(size), *parts]
 
 
+def rest(parts: Sequence[Buffer], written: int) -> Sequence[Buffer]:
+    """``parts`` without the first ``written`` bytes."""
+    for number, part in enumerate(parts):
+        if written < len(part):
+            return [memoryview(part)[written:], *parts[number + 1 :]]
+        written -= len(part)
+    return []
+
+
 class FrameReader:
     """Cuts what a socket delivers into frames. A large one has a buffer of its own, which grows as its bytes come.
 
     Usage: read from the socket into ``space()``, then iterate over ``received(n)``. Each frame is a view that is
     valid until the next call of ``space()``.
 
+    With ``spare_bytes`` a buffer of up to that size is used again, and a large frame is overwritten by the next one.
+
     Raises: ProtocolError from ``received`` when a frame claims more than ``limit`` bytes, before any of it is stored.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, spare_bytes: int = 0) -> None:
         self.limit = limit
+        self._spare_bytes, self._spare = spare_bytes, bytearray()
         self._shared = bytearray(_SMALL + 12)
         self._buffer = self._shared  # what is being filled: the shared buffer, or the one of a large frame
         self._start = self._end = 0  # the bytes received and not yet handed out
@@ -59,14 +73,16 @@ class FrameReader:
             rest = self._end - self._start
             self._buffer[:rest] = self._buffer[self._start : self._end]
             self._start, self._end = 0, rest
-        return memoryview(self._buffer)[self._end :]
+        return memoryview(self._buffer)[self._end : self._large or None]
 
     def received(self, size: int) -> Iterator[memoryview]:
         """The frames that ``size`` more bytes complete."""
         self._end += size
         if self._large:
             if self._end == self._large:
-                whole = memoryview(self._buffer)
+                whole = memoryview(self._buffer)[: self._large]
+                if len(self._buffer) <= self._spare_bytes:
+                    self._spare = self._buffer
                 self._buffer, self._large, self._start, self._end = self._shared, 0, 0, 0
                 yield whole
             return
@@ -101,12 +117,12 @@ class FrameReader:
         return prefix, length
 
     def _go_large(self, begun: memoryview, length: int) -> None:
-        self._buffer = bytearray(min(length, _FIRST_LARGE))
+        self._buffer = self._spare if length <= len(self._spare) else bytearray(min(length, _FIRST_LARGE))
         self._buffer[: len(begun)] = begun
         self._large, self._start, self._end = length, 0, len(begun)
 
     def _grow(self) -> None:
-        """Double the room of a large frame: a peer that claims much and sends little has taken little."""
-        larger = bytearray(min(self._large, 2 * len(self._buffer)))
+        """More room for a large frame: a peer that claims much and sends little has taken little."""
+        larger = bytearray(min(self._large, _GROWTH * len(self._buffer)))
         larger[: self._end] = self._buffer
         self._buffer = larger

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from multihost.errors import ProtocolError
+from multihost.payload import parts_of
 from multihost.wire.frames import Buffer
 from multihost.wire.opcodes import check_sizes
 
@@ -18,6 +19,8 @@ from multihost.wire.opcodes import check_sizes
 PROTOCOL_VERSION = 2
 # What a frame holds that is no single message: a larger batch goes in several.
 WEIGHT_BYTES = 4 * 1024 * 1024
+# Up to this size a frame is copied before it is decoded: a file in C is quicker, and needs no call for each part.
+_COPIED_BYTES = 1024 * 1024
 Message = tuple[object, ...]
 
 # The first request on a connection names one of these; the stock server's others (shutdown, debug_info, ...) are
@@ -129,14 +132,48 @@ class _Chunks:
 
     def __init__(self) -> None:
         self.parts: list[Buffer] = []
-        self.write = self.parts.append
+
+    def write(self, part: Buffer | pickle.PickleBuffer) -> None:
+        if isinstance(part, pickle.PickleBuffer):
+            self.parts += parts_of(part)
+        else:
+            self.parts.append(part)
 
 
 def encode(value: object) -> list[Buffer]:
-    """The content of a frame, in parts; large bytes objects in ``value`` are parts of their own, uncopied."""
+    """The content of a frame, in parts; large bytes objects in ``value`` are parts of their own, uncopied.
+
+    It may hold stand-ins of ``payload.Large``, too, which arrive as bytes.
+    """
     chunks = _Chunks()
     pickle.Pickler(chunks, protocol=5).dump(value)
     return chunks.parts
+
+
+class _View:
+    """A file of what need not be copied first; pickle has large bytes objects read straight into their place."""
+
+    def __init__(self, content: Buffer) -> None:
+        self._content, self._position = memoryview(content), 0
+
+    def read(self, size: int) -> bytes:
+        return bytes(self._next(size))
+
+    def readinto(self, target: memoryview) -> int:
+        source = self._next(len(target))
+        target[: len(source)] = source
+        return len(source)
+
+    def readline(self) -> bytes:
+        rest = self._content[self._position :]
+        line = io.BytesIO(rest).readline()
+        self._position += len(line)
+        return line
+
+    def _next(self, size: int) -> memoryview:
+        begin = self._position
+        self._position = min(begin + size, len(self._content))
+        return self._content[begin : self._position]
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -157,7 +194,8 @@ def decode(content: Buffer) -> object:
     """
     check_sizes(content)
     try:
-        return _PlainUnpickler(io.BytesIO(content)).load()
+        file = io.BytesIO(content) if len(content) <= _COPIED_BYTES else _View(content)
+        return _PlainUnpickler(file).load()
     except ProtocolError:
         raise
     except Exception as error:  # a pickle made by a stranger can fail in any way
@@ -196,9 +234,11 @@ def split(batch: list[Message], weight_bytes: int = WEIGHT_BYTES) -> Iterator[li
 
 
 def _weight(value: object) -> int:
-    """The bytes objects in a message, in bytes."""
+    """The bytes objects in a message, and what stands for such, in bytes."""
     if isinstance(value, bytes):
         return len(value)
+    if isinstance(value, pickle.PickleBuffer):
+        return value.raw().nbytes
     return sum(map(_weight, value)) if isinstance(value, list | tuple) else 0
 
 

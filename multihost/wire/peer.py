@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+from collections import deque
 from collections.abc import Sequence
 from multiprocessing import AuthenticationError
 from typing import TYPE_CHECKING, Protocol
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _FRAME_SLACK = 16 * 1024 * 1024  # a batch holds one payload of the largest size, or many small ones and their names
+# The transport copies what the kernel does not take at once, so of what is large it gets so much at a time.
+_PORTION_BYTES = 256 * 1024
 _DELIVERY_POLL_SECONDS, _DELIVERY_POLLS = 0.01, 200
 
 
@@ -74,6 +77,8 @@ class Peer(asyncio.BufferedProtocol):
         self._role = ""
         self._transport: asyncio.Transport
         self._deadline: asyncio.TimerHandle
+        self._unsent: deque[memoryview] = deque()  # what the transport has not got yet
+        self._ending = False  # whether to close when it has
         self._delivered: bool | None = None  # None while the connection lives
         self._closing: asyncio.Future[None]
 
@@ -96,7 +101,7 @@ class Peer(asyncio.BufferedProtocol):
         try:
             for content in self._frames.received(nbytes):
                 self._receive(content)
-                if self._transport.is_closing():
+                if self._ending or self._transport.is_closing():
                     return
         except ProtocolError as error:
             self._break_off(str(error))
@@ -117,6 +122,7 @@ class Peer(asyncio.BufferedProtocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._deadline.cancel()
+        self._unsent.clear()
         self._server.ended(self, delivered=error is None and self._delivered is not False)
 
     def pause_writing(self) -> None:
@@ -124,7 +130,11 @@ class Peer(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self.writable = True
-        self._handler.writable(self.number)
+        self._feed()
+        if self.writable:
+            if self._ending:
+                self._transport.close()
+            self._handler.writable(self.number)
 
     # --- what the server and the handler call ------------------------------------------------------------------
 
@@ -141,16 +151,33 @@ class Peer(asyncio.BufferedProtocol):
         self.write_frame(messages.encode(list(batch)))
 
     def write_frame(self, parts: list[Buffer]) -> None:
-        if not self._transport.is_closing():
-            for part in frame(parts):
+        if self._ending or self._transport.is_closing():
+            return
+        for part in frame(parts):
+            if self._unsent or len(part) > _PORTION_BYTES:
+                self._unsent.append(memoryview(part))
+            else:
                 self._transport.write(part)
+        self._feed()
 
     def close(self) -> None:
         """Close after what was written has been sent."""
-        self._transport.close()
+        if not self._unsent:
+            self._transport.close()
+        elif not self._ending:
+            self._ending = True
+            self._transport.pause_reading()
 
     def abort(self) -> None:
         self._transport.abort()
+
+    def _feed(self) -> None:
+        """Hand the transport as much as the kernel takes now."""
+        while self._unsent and self.writable:  # the transport says at once when it has enough
+            part = self._unsent.popleft()
+            if len(part) > _PORTION_BYTES:
+                self._unsent.appendleft(part[_PORTION_BYTES:])
+            self._transport.write(part[:_PORTION_BYTES])
 
     # --- frames ------------------------------------------------------------------------------------------------
 
@@ -276,7 +303,11 @@ class Peer(asyncio.BufferedProtocol):
                 return
             if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 break
-            if not self._transport.get_write_buffer_size() and not sockets.unacknowledged(sock.fileno()):
+            if (
+                not self._unsent
+                and not self._transport.get_write_buffer_size()
+                and not sockets.unacknowledged(sock.fileno())
+            ):
                 self._delivered = True
                 self.close()
                 return

@@ -12,8 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from multihost.client.code import Blob
 from multihost.client.core import ClientCore
 from multihost.options import PLAIN
-from multihost.payload import content_id
-from multihost.wire.messages import Message, check_batch
+from multihost.payload import LARGE_BYTES, content_id, dumps_large
+from multihost.wire.messages import Message, check_batch, encode
 from tests.unit.brokers import Broker
 
 MIB = 1024 * 1024
@@ -329,6 +329,15 @@ def test_master_that_has_forgotten_the_session_gets_all_that_has_no_outcome_and_
         ("submit", 1, F.blob_id, {}, [b"1", b"2"]),
         ("submit", 4, F.blob_id, {}, [b"4", b"5"]),
     ]
+
+
+def test_large_task_is_sent_again_whole(client: ClientCore) -> None:
+    content = dumps_large(((b"x" * LARGE_BYTES,), {}))
+    client.add([ARCHIVE, F], {}, content)
+    first = b"".join(encode(client.next_batch(0.0)))
+    assert len(first) > LARGE_BYTES
+    client.reconnected(False, 0)
+    assert b"".join(encode(client.next_batch(0.0))) == first
 
 
 def test_code_that_may_have_been_lost_with_its_batch_is_sent_again(client: ClientCore) -> None:

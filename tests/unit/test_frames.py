@@ -99,13 +99,29 @@ def test_buffer_of_a_large_frame_grows_with_what_has_come_of_it() -> None:
     feed(reader, header(200 * LIMIT) + whole[:10])
     assert len(reader.space()) < LIMIT
     feed(reader, whole[10:])
-    assert len(reader.space()) < 2 * len(whole)
+    assert len(reader.space()) < 16 * len(whole)
 
 
 def test_frame_larger_than_its_first_buffer_comes_out_as_it_went_in() -> None:
     whole = content(1, 5 * LIMIT + 3)
     stream = wire(frame([whole])) + wire(frame([b"next"]))
     assert feed(FrameReader(8 * LIMIT), stream, [7, LIMIT + 3, 2 * LIMIT + 4]) == [whole, b"next"]
+
+
+def test_buffer_of_a_large_frame_is_used_again_where_that_is_wanted() -> None:
+    reader = FrameReader(LIMIT, spare_bytes=600 * KIB)
+    buffers = []
+    for number, size in enumerate((500, 300, 500, 600, 800, 400)):
+        whole = content(number, size * KIB)
+        stream = wire(frame([whole]))
+        (view,) = [view for piece in (stream[:1000], stream[1000:]) for view in _views(reader, piece)]
+        assert view == whole
+        buffers.append(view.obj)
+    first, second, third, fourth, fifth, sixth = buffers
+    assert first is second is third
+    assert fourth is not first
+    assert fifth is not fourth
+    assert sixth is fourth
 
 
 def test_large_frame_stays_intact_while_the_next_ones_are_read() -> None:

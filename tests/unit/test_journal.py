@@ -40,8 +40,8 @@ def commit(opened: Journal, *records: Record) -> None:
 
 
 def wants(opened: Journal) -> bool:
-    """Whether a compaction is wanted; a call, for a type checker takes a property to stay what it was."""
-    return opened.wants_compaction
+    """Whether a compaction is wanted, where nothing large is held."""
+    return opened.wants_compaction(lambda: 0)
 
 
 @pytest.fixture
@@ -411,6 +411,39 @@ def test_compaction_is_wanted_at_twice_the_size_of_the_last_one_also_after_a_res
     while not wants(opened):
         commit(opened, b"x" * 500)
     assert 24_000 < (tmp_path / "journal").stat().st_size < 26_000
+    opened.close()
+
+
+@pytest.mark.usefixtures("_small")
+def test_journal_of_large_values_may_be_larger_and_is_compacted_when_most_are_of_no_use_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "_LEAST_LARGE_BYTES", 1_000_000)
+    opened, _ = reopened(tmp_path)
+    monkeypatch.setattr(journal_module, "_LARGE_BYTES", 0)
+    held = 100_000 * 11
+    asked = 0
+
+    def tell() -> int:
+        nonlocal asked
+        asked += 1
+        return held
+
+    for _ in range(12):
+        assert not opened.wants_compaction(tell)
+        commit(opened, bytes(100_000))
+    assert not opened.wants_compaction(tell)
+    assert asked == 3, "only behind what is little anyway"
+    held = 200_000
+    assert not opened.wants_compaction(tell), "before more is written, it is not asked again"
+    commit(opened, bytes(2000))
+    assert opened.wants_compaction(tell)
+    assert [*opened.compact([bytes(100_000)] for _ in range(2))]
+    for _ in range(3000 // 400):
+        commit(opened, b"x" * 400)
+    assert not opened.wants_compaction(tell)
+    commit(opened, b"x" * 2000)
+    assert opened.wants_compaction(tell), "small ones count as ever"
     opened.close()
 
 

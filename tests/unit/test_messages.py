@@ -7,6 +7,7 @@ import pickle
 import pickletools
 import sys
 from collections import OrderedDict
+from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -86,6 +87,15 @@ def test_plain_data_in_the_protocols_that_stock_clients_choose_is_understood(val
     data = pickle.dumps(value, protocol)
     if not any(opcode.name in ("GLOBAL", "STACK_GLOBAL") for opcode, _, _ in pickletools.genops(data)):
         assert decode(data) == value  # protocols below 4 write bytes and sets as calls, which are refused
+
+
+@pytest.fixture(scope="module", autouse=True, params=["copied first", "as it lies"])
+def _how_a_frame_is_read(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Small frames are read in one way and large ones in another; all of this holds for both."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "as it lies":
+            patch.setattr(messages, "_COPIED_BYTES", -1)
+        yield
 
 
 def test_large_bytes_are_parts_of_their_own_uncopied() -> None:

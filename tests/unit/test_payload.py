@@ -1,5 +1,6 @@
 """multihost/payload.py: what travels by reference and what by value, and a task's exception as itself."""
 
+import os
 import pickle
 import sys
 import threading
@@ -13,16 +14,21 @@ from hypothesis import strategies as st
 
 from multihost.errors import PythonMismatch, RemoteError, RemoteTraceback
 from multihost.payload import (
+    LARGE_BYTES,
     PYTHON_MINOR,
+    Large,
     content_id,
     dump_error,
     dump_part,
     dumps,
+    dumps_large,
     is_by_value,
     load_error,
     load_part,
     loads,
+    parts_of,
 )
+from multihost.wire.messages import Message, decode, encode, split
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
@@ -291,3 +297,74 @@ def test_content_that_ends_like_the_needs_of_another_has_another_name() -> None:
     need = content_id(b"archive")
     assert content_id(b"function" + need.encode()) != content_id(b"function", (need,))
     assert content_id(need.encode() + b"\nfunction") != content_id(b"function", (need,))
+
+
+# --- large values ----------------------------------------------------------------------------------------------------
+
+BIG = bytes(range(256)) * (LARGE_BYTES // 256)
+
+
+def arrived(value: object, main_travels: bool = True) -> Any:
+    """The value behind ``dumps_large``, a message, and the wire."""
+    content = dumps_large(value, main_travels)
+    assert isinstance(content, Large)
+    batch: Any = decode(b"".join(encode([("submit", content.stand_in())])))
+    ((_, sent),) = batch
+    assert len(sent) == len(content)
+    return loads(sent)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ((BIG,), {}),
+        ((1, BIG, [BIG, BIG[1:]], "text" * 100_000), {"key": BIG + b"!"}),
+        [BIG, bytearray(BIG), {"deep": (BIG,)}],
+        ((os.path.join, BIG), {}),
+    ],
+)
+def test_value_with_large_bytes_arrives_as_it_was(value: object) -> None:
+    assert arrived(value) == value
+
+
+def test_large_bytes_are_not_copied_on_their_way_to_the_socket() -> None:
+    content = dumps_large(((BIG,), {}))
+    assert isinstance(content, Large)
+    assert any(part is BIG for part in encode(("submit", [content.stand_in()])))
+
+
+def test_what_may_still_change_is_copied_at_once() -> None:
+    value = bytearray(BIG)
+    buffer = pickle.PickleBuffer(value)
+    content = dumps_large(((BIG, value, buffer), {}))
+    assert isinstance(content, Large)
+    value[:] = bytes(len(value))
+    assert loads(b"".join(parts_of(content.stand_in()))) == ((BIG, BIG, BIG), {})
+
+
+def test_large_value_may_be_sent_any_number_of_times() -> None:
+    content = dumps_large(((BIG,), {}))
+    assert isinstance(content, Large)
+    first, second = (b"".join(encode([content.stand_in()])) for _ in range(2))
+    assert first == second
+    assert loads(b"".join(parts_of(content.stand_in()))) == ((BIG,), {})
+
+
+def test_code_travels_by_value_beside_a_large_value_too() -> None:
+    content = dumps_large(((BIG, lambda: 7), {}))
+    assert isinstance(content, bytes)
+    loaded: Any = loads(content)
+    (big, function), _ = loaded
+    assert (big, function()) == (BIG, 7)
+
+
+def test_name_of_the_main_module_in_large_bytes_is_no_code_of_it() -> None:
+    assert arrived(((BIG + b"__main__",), {}), main_travels=False) == ((BIG + b"__main__",), {})
+    assert isinstance(dumps_large(((BIG, "__main__"), {}), main_travels=False), bytes)
+
+
+def test_batch_is_split_by_the_size_of_what_is_stood_in_for() -> None:
+    content = dumps_large(((BIG,), {}))
+    assert isinstance(content, Large)
+    batch: list[Message] = [("submit", [content.stand_in()]) for _ in range(3)]
+    assert [len(part) for part in split(batch, 2 * len(content))] == [2, 1]

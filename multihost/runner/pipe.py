@@ -1,0 +1,66 @@
+"""The child's end of the pipe to its worker: whole messages, large ones without more copies than there must be."""
+
+import os
+import pickle
+import select
+import socket
+import struct
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+from multihost.wire import messages
+from multihost.wire.frames import MOST_PARTS, Buffer, frame, rest
+
+# How much of a message lies in the kernel while the other side is busy: with less, a large one wakes both more often.
+BUFFER_BYTES = 1024 * 1024
+_LONG = -1  # in the place of a length: it follows, in eight bytes
+_SMALL = 64 * 1024  # up to this size, what is read is what is unpickled
+
+
+def widen(sock: socket.socket) -> None:
+    """Have the kernel hold ``BUFFER_BYTES`` of what is sent, as far as it lets us."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+
+
+class Pipe:
+    """One thread may send while another one receives. Raises: EOFError, OSError: the worker has closed it, or is gone.
+
+    Its frames are those of ``wire.frames``. Nothing is read ahead, so ``poll`` tells whether a message has come.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection  # closed with us
+        self._file = connection.fileno()
+
+    def send(self, message: tuple[object, ...]) -> None:
+        parts: Sequence[Buffer] = frame(messages.encode(message))
+        while parts:
+            parts = rest(parts, os.writev(self._file, parts[:MOST_PARTS]))
+
+    def receive(self) -> Any:
+        """The next message, unpickled: the worker may be trusted."""
+        (size,) = struct.unpack("!i", self._read(4))
+        if size == _LONG:
+            (size,) = struct.unpack("!Q", self._read(8))
+        return pickle.loads(self._read(size))
+
+    def poll(self) -> bool:
+        """Whether something has come."""
+        poller = select.poll()
+        poller.register(self._file, select.POLLIN)
+        return bool(poller.poll(0))
+
+    def _read(self, size: int) -> Buffer:
+        start = os.read(self._file, min(size, _SMALL))
+        if len(start) == size:
+            return start
+        whole = bytearray(size)
+        filled = len(start)
+        whole[:filled] = start
+        view = memoryview(whole)
+        while filled < size:
+            if not (count := os.readv(self._file, [view[filled:]])):
+                raise EOFError
+            filled += count
+        return whole

@@ -1,0 +1,53 @@
+"""The child's end of its pipe, against the worker's frames."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pytest
+
+from multihost.runner.pipe import Pipe
+
+MESSAGES = [("started", 1, False, False), ("outcomes", [], [(1, "result", os.urandom(3_000_000))], 0.0), ("lend", True)]
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Pipe, Connection]]:
+    ours, theirs = multiprocessing.Pipe()
+    with ours, theirs:
+        yield Pipe(theirs), ours
+
+
+def test_a_message_that_the_kernel_does_not_hold_at_once_arrives_whole(ends: tuple[Pipe, Connection]) -> None:
+    pipe, other = ends
+    got: list[Any] = []
+    reader = Pipe(other)
+    thread = threading.Thread(target=lambda: got.extend(reader.receive() for _ in MESSAGES))
+    thread.start()
+    for message in MESSAGES:
+        pipe.send(message)
+    thread.join()
+    assert got == MESSAGES
+
+
+def test_its_frames_are_those_of_the_standard_library(ends: tuple[Pipe, Connection]) -> None:
+    pipe, other = ends
+    pipe.send(MESSAGES[0])
+    assert pipe.poll() is False
+    other.send(MESSAGES[2])
+    assert other.recv() == MESSAGES[0]
+    assert pipe.poll() is True
+    assert pipe.receive() == MESSAGES[2]
+    assert pipe.poll() is False
+
+
+@pytest.mark.parametrize("said", [b"", b"\0\0", b"\0\2\0\0" + bytes(70_000)])
+def test_an_end_in_the_middle_of_a_message_is_an_end(ends: tuple[Pipe, Connection], said: bytes) -> None:
+    pipe, other = ends
+    os.write(other.fileno(), said)
+    other.close()
+    with pytest.raises(EOFError):
+        pipe.receive()
