@@ -130,6 +130,7 @@ class Task:
     done: int = 0  # how many items of a chunk have ended
     expires_at: float | None = None  # wall-clock time
     leased_at: float | None = None  # on the clock of events; None: before a restart of the master
+    queued_at: float = 0.0  # wall-clock time since when it could have been leased; 0: before a restart
 
     @property
     def delivery(self) -> int:

@@ -7,6 +7,7 @@ from operator import attrgetter
 
 from multihost.broker.clients import Clients
 from multihost.broker.events import Effect, Note, Send
+from multihost.broker.figures import Figures, Row
 from multihost.broker.ledger import Ledger
 from multihost.broker.letters import DEAD
 from multihost.broker.members import Worker
@@ -31,6 +32,7 @@ class Workers:
         self._ledger = ledger
         self._clients = clients
         self._wall_clock = wall_clock  # the time of the event that is being handled
+        self.figures = Figures(ledger, self.by_connection)
 
     def find(self, connection: int) -> Worker:
         """Raises: ProtocolError: that worker is not here any more."""
@@ -46,7 +48,7 @@ class Workers:
         leases = self._ledger.leases.of(worker.worker_id)
         # What it was granted and does not hold has not reached it.
         if missing := [token for token in leases if token not in holds]:
-            self._ledger.give_back(worker.worker_id, missing)
+            self._give_back(worker.worker_id, missing)
         worker.families = {self._ledger.sessions[task.session].family for task in leases.values()}
         ended = sorted(token for token in holds if token not in leases)
         return [Send(worker.connection, ("stop", ended))] if ended else []
@@ -131,6 +133,17 @@ class Workers:
                 ended.append((token, count, content, f"on worker {worker.name}, delivery {task.delivery}"))
         return self._note_parts(worker.worker_id, ended) if ended else []
 
+    def ran(self, connection: int, rows: list[Row]) -> list[Effect]:
+        """How long tasks ran whose outcomes follow; for statistics alone."""
+        self.figures.ran(self.find(connection), rows)
+        return []
+
+    def load(self, connection: int, load: dict[str, float], now: float) -> list[Effect]:
+        """What a worker counts itself; ``now`` is on the clock of events."""
+        worker = self.find(connection)
+        worker.load, worker.load_at = load, now
+        return []
+
     def output(self, connection: int, rows: list[tuple[int, str]]) -> list[Effect]:
         """What tasks print, for their clients; nothing of it is kept."""
         worker = self.find(connection)
@@ -145,7 +158,7 @@ class Workers:
 
     def give_back(self, connection: int, tokens: list[int]) -> list[Effect]:
         worker = self.find(connection)
-        count = self._ledger.give_back(worker.worker_id, tokens)
+        count = self._give_back(worker.worker_id, tokens)
         return [Note("debug", f"worker {worker.name} gave back {count} tasks", {"worker": worker.name})]
 
     def drain(self, connection: int) -> list[Effect]:
@@ -245,6 +258,7 @@ class Workers:
         granted = [(token, task.payload) for token, task in enumerate(tasks, first)]
         for task in tasks:
             task.leased_at = now
+        self.figures.granted(session, tasks, self._wall_clock())
         options = dict(task.options.for_worker)
         if task.done:
             options["done"] = task.done
@@ -268,6 +282,7 @@ class Workers:
         fields: dict[str, object] = {"session": task.session, "task": task.sequence, "delivery": len(losses)}
         if len(losses) < MAX_DELIVERIES:
             self._ledger.lose(worker_id, token, reason)
+            task.queued_at = self._wall_clock()
             return [Note("warning", f"task {task.sequence} queued again: {words(reason)}", fields)]
         letter = self._ledger.bury(worker_id, token, reason, self._wall_clock())
         fields["letter"] = letter.number
@@ -276,9 +291,16 @@ class Workers:
         if task.options.chunk:
             # Only the item that was running is given up; the chunk goes on behind it.
             effects = self._note_parts(worker_id, [(token, 1, dump_part(task.done, 0.0, [None], {0: died}), "")])
-            self._ledger.give_back(worker_id, [token])
+            self._give_back(worker_id, [token])
             return [note, *effects]
         return [note, *self._clients.tell(self._ledger.settle(worker_id, [(token, DEAD, died, "")]))]
+
+    def _give_back(self, worker_id: str, tokens: list[int]) -> int:
+        held, now = self._ledger.leases.of(worker_id), self._wall_clock()
+        for token in tokens:
+            if (task := held.get(token)) is not None:
+                task.queued_at = now
+        return self._ledger.give_back(worker_id, tokens)
 
     def _note_parts(self, worker_id: str, rows: list[tuple[int, int, bytes, str]]) -> list[Effect]:
         told = self._ledger.note_parts(worker_id, rows)

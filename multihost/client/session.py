@@ -25,12 +25,14 @@ from multihost.client.chunk import Chunk, PartCallback, wire_options
 from multihost.client.code import Blob, CodeBook, Initializer
 from multihost.client.core import ClientCore, Pending
 from multihost.client.delivery import Callback, deliver, deliver_outcome, fail
+from multihost.client.figures import Figures
 from multihost.enclosing import Door, Link
 from multihost.errors import ClientClosed, ClusterFull, ForkedClient, MultihostError, ProtocolError, TaskTooLarge
 from multihost.explain import Explanation
 from multihost.options import PLAIN, Options
 from multihost.payload import dumps
 from multihost.settings import Address
+from multihost.statistics import Statistics
 from multihost.wire.connection import GivenUp, Patience, attach
 from multihost.wire.messages import CANCELLED, PART, Message
 
@@ -105,6 +107,7 @@ class Session:
         self._error: BaseException | None = None  # why the session ended
         self._questions = count()
         self._explained: dict[int, dict[str, Any]] = {}  # the master's answers
+        self._figures = Figures(str(self._info["session"]))
         self._full: ClusterFull | None = None  # what the master said last when it was full
         self._ended = threading.Event()
         self._connection: Link | None = None
@@ -217,9 +220,10 @@ class Session:
                 raise self._error
             full = self._full if self._core.full and not patient else None
             if full is None:
-                sequence = self._core.add(function.blobs, options, payload, since, patient)
+                sequence = self._core.add(function.blobs, options, payload, since, patient, time.monotonic())
                 self._names.setdefault(function.blobs[-1].blob_id, function.name)
                 self._callbacks[sequence] = callback
+                self._figures.submitted(callback)
                 alone = self._workers == 0 and len(self._callbacks) == 1
                 parcel = self._next_parcel()
         if full is not None:
@@ -245,6 +249,7 @@ class Session:
             asked = {sequence for sequence in sequences if sequence in self._callbacks}
             withdrawn = set(self._core.withdraw(asked))
             callbacks = [self._callbacks.pop(sequence) for sequence in sorted(withdrawn)]
+            self._figures.dropped(callbacks)
             rest = asked - withdrawn
             self._core.cancel(rest, running)
             self._asking.update(rest)
@@ -285,6 +290,22 @@ class Session:
             self._core.answered(question)
             plain = self._explained.pop(question, None)
         return Explanation("unknown", "silent", sequence, name) if plain is None else Explanation.of(plain)
+
+    def statistics(self) -> Statistics:
+        """Where the time goes; waits for the master's word, 10 s at most, and in a callback not at all."""
+        question = next(self._questions)
+        with self._lock:
+            asks = self._connection is not None and threading.current_thread() is not self._receiver
+            asks = asks and os.getpid() == self._process
+            if asks:
+                self._core.ask_figures(question)
+        if asks:
+            self._send_waiting()
+        with self._changed:
+            if asks:
+                self._changed.wait_for(lambda: self._error or question in self._explained, _CANCEL_SECONDS)
+                self._core.answered(question)
+            return self._figures.told(self._connection, self._core.unsent, self._explained.pop(question, None))
 
     def seal(self, items: int, chunksize: int) -> None:
         """All tasks of a detached job were submitted; wait until the master has them. It then does without us.
@@ -346,6 +367,7 @@ class Session:
         while parcel is not None:
             connection, batch = parcel
             broken = True
+            self._figures.meter.sent(batch)
             try:
                 connection.send_batch(batch)
                 broken = False
@@ -393,6 +415,7 @@ class Session:
     def _handle(self, batch: object) -> None:
         if not isinstance(batch, list):
             raise ProtocolError("the master sent something that is no batch of messages")
+        self._figures.meter.received(batch)
         for message in batch:
             match message:
                 case ("accepted", below):
@@ -408,7 +431,7 @@ class Session:
                 case ("room",):
                     with self._lock:
                         self._core.room()
-                case ("explained", question, plain):
+                case ("explained" | "figures", question, plain):
                     with self._changed:
                         self._explained[question] = plain
                         self._changed.notify_all()
@@ -432,18 +455,22 @@ class Session:
         with self._changed:
             self._full = error
             callbacks = [self._callbacks.pop(sequence) for sequence in self._core.refused(below)]
+            self._figures.dropped(callbacks)
             self._changed.notify_all()
         for callback in callbacks:
             fail(callback, error)
 
     def _take(self, outcomes: list[tuple[int, str, bytes, str]]) -> None:
         fresh: list[tuple[Callback | Chunk, str, bytes, str]] = []
+        now = time.monotonic()
         with self._lock:
             for sequence, kind, content, whence in outcomes:
                 ended = kind != PART
                 task = self._core.finished(sequence, len(content)) if ended else self._core.pending.get(sequence)
                 callback = self._callbacks.pop(sequence, None) if ended else self._callbacks.get(sequence)
                 if task is not None and callback is not None:
+                    if ended:
+                        self._figures.ended(callback, now - task.called_at)
                     fresh.append((callback, kind, content, whence and self._note(sequence, task, whence)))
         for callback, kind, content, note in fresh:
             deliver_outcome(callback, kind, content, note)
@@ -523,6 +550,7 @@ class Session:
                 self._changed.wait_for(lambda: not self._sending)
         if connection is not None:
             connection.close()
+            self._figures.meter.ended(connection)
         logger.warning("lost the master at %s (%s); reconnecting, %d tasks wait", self.address, error, waiting)
         try:
             new, answer = self._connect()
@@ -539,6 +567,7 @@ class Session:
             if self._error is None:
                 self._error = error
             callbacks, self._callbacks = list(self._callbacks.values()), {}
+            self._figures.dropped(callbacks)
             self._ended.set()
             self._changed.notify_all()
         try:
