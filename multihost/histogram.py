@@ -37,6 +37,17 @@ class Histogram:
         if seconds > self.max_seconds:
             self.max_seconds = seconds
 
+    def add_since(self, moments: list[float], now: float) -> None:
+        """One thing began at each of these ``moments``, in seconds as ``now`` is, and all are over."""
+        longest, shortest = now - min(moments), now - max(moments)
+        if frexp(longest + _LEAST_SECONDS)[1] != frexp(shortest + _LEAST_SECONDS)[1]:
+            for moment in moments:
+                self.add(now - moment)
+            return
+        # Of those that come together this is the rule, and each costs a fraction of what ``add`` does.
+        self.add(now - sum(moments) / len(moments), len(moments))
+        self.max_seconds = max(self.max_seconds, longest)
+
     def merge(self, other: "Histogram") -> None:
         """Count what another one has counted, too."""
         self._counts = [ours + theirs for ours, theirs in zip(self._counts, other._counts, strict=True)]

@@ -1,7 +1,6 @@
 """What one session counts and measures on this side, and the statistics that it and the master's word make together."""
 
 import time
-from collections.abc import Iterable
 from typing import Any
 
 from multihost.client.chunk import Chunk
@@ -17,24 +16,26 @@ class Figures:
         self.meter = Meter()
         self._session = session
         self._began = time.monotonic()
-        self._submitted = self._ended = 0  # calls
+        self._ended = 0  # tasks
+        self._more_submitted = self._more_ended = 0  # calls: of each chunk all but one
         self._total = Histogram()
 
-    def submitted(self, call: object) -> None:
-        """``call`` is the callback of a task: a chunk has several calls."""
-        self._submitted += len(call) if type(call) is Chunk else 1
+    def chunk_submitted(self, calls: int) -> None:
+        self._more_submitted += calls - 1
 
-    def ended(self, call: object, seconds: float) -> None:
-        """The outcome of a task came so many seconds after its call."""
-        self._ended += len(call) if type(call) is Chunk else 1
-        self._total.add(seconds)
+    def ended(self, called_at: list[float], now: float, more: int) -> None:
+        """The outcomes of tasks came whose calls were made then; in chunks, there were so many ``more`` calls."""
+        self._ended += len(called_at)
+        self._more_ended += more
+        self._total.add_since(called_at, now)
 
-    def dropped(self, calls: Iterable[object]) -> None:
-        """These tasks ended on this side."""
-        self._ended += sum(len(call) if type(call) is Chunk else 1 for call in calls)
+    def dropped(self, calls: list[Any]) -> None:
+        """Tasks with these callbacks ended on this side."""
+        self._ended += len(calls)
+        self._more_ended += sum(len(call) - 1 for call in calls if type(call) is Chunk)
 
-    def told(self, link: Any, unsent: int, master: dict[str, Any] | None) -> Statistics:
-        """``link`` is the one in use; ``master`` what the master said, or None."""
+    def told(self, link: Any, pending: int, unsent: int, master: dict[str, Any] | None) -> Statistics:
+        """``link`` is the one in use, ``pending`` how many tasks have not ended; ``master`` said this, or nothing."""
         known = master or {}
         sent, received = self.meter.plain(link)
         total, queued, run = (
@@ -45,8 +46,8 @@ class Figures:
             session=self._session,
             age_seconds=time.monotonic() - self._began,
             answered=master is not None,
-            calls_submitted=self._submitted,
-            calls_ended=self._ended,
+            calls_submitted=self._ended + pending + self._more_submitted,
+            calls_ended=self._ended + self._more_ended,
             unsent=unsent,
             tasks=made_of(Tasks, known.get("tasks", {})),
             cluster=made_of(Tasks, known.get("cluster", {})),

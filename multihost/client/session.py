@@ -194,6 +194,8 @@ class Session:
                 for sequence in self.submit_chunk(function, some, star, _shifted(callback, start), options)
             ]
         since = _made_at(options)
+        with self._lock:
+            self._figures.chunk_submitted(len(items))
         return [self._add(function, wire_options(options, star), payload, Chunk(len(items), callback), since, True)]
 
     def _pickled(self, function: Prepared, arguments: object) -> bytes:
@@ -223,7 +225,6 @@ class Session:
                 sequence = self._core.add(function.blobs, options, payload, since, patient, time.monotonic())
                 self._names.setdefault(function.blobs[-1].blob_id, function.name)
                 self._callbacks[sequence] = callback
-                self._figures.submitted(callback)
                 alone = self._workers == 0 and len(self._callbacks) == 1
                 parcel = self._next_parcel()
         if full is not None:
@@ -305,7 +306,8 @@ class Session:
             if asks:
                 self._changed.wait_for(lambda: self._error or question in self._explained, _CANCEL_SECONDS)
                 self._core.answered(question)
-            return self._figures.told(self._connection, self._core.unsent, self._explained.pop(question, None))
+            told = self._explained.pop(question, None)
+            return self._figures.told(self._connection, len(self._callbacks), self._core.unsent, told)
 
     def seal(self, items: int, chunksize: int) -> None:
         """All tasks of a detached job were submitted; wait until the master has them. It then does without us.
@@ -462,7 +464,8 @@ class Session:
 
     def _take(self, outcomes: list[tuple[int, str, bytes, str]]) -> None:
         fresh: list[tuple[Callback | Chunk, str, bytes, str]] = []
-        now = time.monotonic()
+        called_at: list[float] = []
+        more = 0  # calls in chunks
         with self._lock:
             for sequence, kind, content, whence in outcomes:
                 ended = kind != PART
@@ -470,8 +473,12 @@ class Session:
                 callback = self._callbacks.pop(sequence, None) if ended else self._callbacks.get(sequence)
                 if task is not None and callback is not None:
                     if ended:
-                        self._figures.ended(callback, now - task.called_at)
+                        called_at.append(task.called_at)
+                        if (whence or kind != "result") and type(callback) is Chunk:
+                            more += len(callback) - 1
                     fresh.append((callback, kind, content, whence and self._note(sequence, task, whence)))
+            if called_at:
+                self._figures.ended(called_at, time.monotonic(), more)
         for callback, kind, content, note in fresh:
             deliver_outcome(callback, kind, content, note)
         if cancelled := [sequence for sequence, kind, _, _ in outcomes if kind == CANCELLED]:

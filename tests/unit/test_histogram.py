@@ -60,6 +60,14 @@ def test_merged_ones_have_counted_what_both_have(some: list[float], others: list
     assert merged.count == len(some) + len(others)
 
 
+@given(st.lists(st.floats(0.0, 100.0), min_size=1))
+def test_what_ends_together_is_counted_as_if_it_had_come_alone(moments: list[float]) -> None:
+    together = Histogram()
+    together.add_since(moments, 100.0)
+    alone = of(*(100.0 - moment for moment in moments))
+    assert together.plain() == pytest.approx(alone.plain(), abs=1e-9)
+
+
 @pytest.mark.parametrize("seconds", [0.0, 1e-12, 1e300, inf])
 def test_extremes_are_counted(seconds: float) -> None:
     histogram = of(1.0, seconds)
