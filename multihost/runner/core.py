@@ -279,13 +279,13 @@ class RunnerCore:
             return []  # it was killed while this was under way
         noted = [(row, start) for row in event.parts if (start := self._note_part(child, *row[:2])) is not None]
         effects = self._report("parts", [row for row, _ in noted], [start for _, start in noted])
-        each = event.seconds / max(1, len(event.outcomes))
+        # What a child says may be anything, and not even a number.
+        each = min(MAX_SECONDS, max(0.0, event.seconds)) / max(1, len(event.outcomes))
         outcomes = [outcome for outcome in event.outcomes if self._note_outcome(child, outcome[0], each)]
         if outcomes:
             child.since = now
-            if self._connected:  # what a child says may be anything
-                seconds = min(MAX_SECONDS, max(0.0, each * len(outcomes)))
-                self._ran.append((outcomes[0][0], len(outcomes), seconds))
+            if self._connected:
+                self._ran.append((outcomes[0][0], len(outcomes), each * len(outcomes)))
         effects += self._report("settle", outcomes)
         self._rest_seconds = 0.0
         self._progress = now

@@ -326,6 +326,10 @@ def check_invariants(core: BrokerCore, restarted: bool = False) -> None:
     ended = ("queued", "leased", "done", "failed", "dead", "cancelled", "expired")
     assert counts["submitted"] == sum(int(str(counts[name])) for name in ended)
 
+    for name, session in sessions.items():
+        ends = sum(session.counts[end] for end in ended[2:])
+        assert session.counts["submitted"] == ends + sum(ledger.places(name))
+
     # Leases belong to living workers, and the lines count them.
     assert {c: w.worker_id for c, w in workers.by_connection.items()} == {
         w.connection: worker_id for worker_id, w in workers._by_id.items()
