@@ -36,6 +36,7 @@ from multihost.executor import Executor, Future
 from multihost.explain import Explanation
 from multihost.pool import Pool
 from multihost.shared import QueueManager
+from multihost.statistics import Statistics
 from multihost.workspace import scratch
 
 __version__ = "0.1.0"
@@ -65,6 +66,7 @@ __all__ = [
     "RemoteError",
     "ResultTooLarge",
     "SettingsError",
+    "Statistics",
     "TaskExpired",
     "TaskOutOfMemory",
     "TaskTimeout",

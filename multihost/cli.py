@@ -97,6 +97,26 @@ def explain(address: str | None, as_json: bool, task: tuple[str, int]) -> Action
     return action
 
 
+@commands.command()
+@address_option
+@json_option
+def status(address: str | None, as_json: bool) -> Action:
+    """Tell what the master, its sessions and its workers have counted and measured.
+
+    Counts of tasks are since the journal began, and of sessions, like all times, since the master was started.
+    """
+
+    def action() -> int:
+        from multihost.client.monitor import ask_status
+        from multihost.status import words
+
+        told = ask_status(*_master(address))
+        print(json.dumps(told) if as_json else words(told))
+        return ExitCode.OK
+
+    return action
+
+
 letter_number = click.IntRange(1, 1 << 62)
 
 

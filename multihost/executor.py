@@ -17,6 +17,7 @@ from multihost.explain import Explanation
 from multihost.joining import Membership
 from multihost.options import PLAIN, Changes
 from multihost.payload import Outcomes
+from multihost.statistics import Statistics
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -212,6 +213,13 @@ class Executor(futures.Executor):
         return _results(submitted, chunks, deadline)
 
     # --- the end -----------------------------------------------------------------------------------------------
+
+    def statistics(self) -> Statistics:
+        """Counts, bytes, batches and times of all calls made until now. Beyond the standard library.
+
+        Waits for the master's answer, 10 s at most; in a callback it does not.
+        """
+        return self._member.session.statistics()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept no more calls; ``wait`` for those accepted, after cancelling those that no worker has yet if asked."""

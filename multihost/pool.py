@@ -18,6 +18,7 @@ from multihost.joining import Membership
 from multihost.options import PLAIN, Changes
 from multihost.progress import Progress
 from multihost.settings import Address
+from multihost.statistics import Statistics
 
 T = TypeVar("T")
 
@@ -267,6 +268,13 @@ class Pool:
         return self._imap(func, iterable, chunksize, buffersize, False, progress)
 
     # --- the end -----------------------------------------------------------------------------------------------
+
+    def statistics(self) -> Statistics:
+        """Counts, bytes, batches and times of all calls made until now. Beyond the standard library.
+
+        Waits for the master's answer, 10 s at most; in a callback it does not.
+        """
+        return self._member.session.statistics()
 
     def close(self) -> None:
         """Accept no more calls; those accepted go on."""

@@ -103,6 +103,8 @@ class BrokerCore:
             "output": self._workers.output,
             "begun": self._workers.begun,
             "rest": self._rest,
+            "ran": self._workers.ran,
+            "load": self._load,
             "relay_open": self._channels.open,
             "relay": self._channels.relay,
             "relay_close": self._channels.close,
@@ -111,6 +113,8 @@ class BrokerCore:
             "ping": self._ping,
             "heartbeat": self._ping,
             "ask": self._ask,
+            "status": self._status,
+            "figures": self._tell_figures,
             "explain": self._explain,
             "find": self._find,
             "dead_list": self._letters.tell,
@@ -162,6 +166,7 @@ class BrokerCore:
             session.left_at = now
         for queue in self._queues.values():
             queue.take_back()
+        self._ledger.forget_counts()
         self._awaited_until = now + self._lease_timeout
 
     def _add_queue(self, name: str) -> None:
@@ -228,6 +233,14 @@ class BrokerCore:
             ],
         }
 
+    def status(self) -> dict[str, object]:
+        """What the master has counted and measured, in plain data."""
+        return self._workers.figures.of_master(self._now)
+
+    def tell_of_shell(self, shell: Callable[[], dict[str, object]]) -> None:
+        """``shell`` gives what is to be said in ``status`` besides."""
+        self._workers.figures.shell = shell
+
     # --- connections -------------------------------------------------------------------------------------------
 
     def _client_came(self, event: ClientCame, now: float) -> list[Effect]:
@@ -276,7 +289,7 @@ class BrokerCore:
         if (old := self._workers.known_as(worker_id)) is not None:
             effects += self._lose_worker(old, "it came back on another connection")
             effects.append(Close(old.connection, "its worker came back on another connection"))
-        worker = Worker(connection, worker_id, name, slots, python, labels, heard=now, keeps=holds is not None)
+        worker = Worker(connection, worker_id, name, slots, python, labels, now, keeps=holds is not None, since=now)
         effects += self._workers.add(worker, holds)
         if holds is not None:
             effects += self._workers.go_on(worker, families, blobs)
@@ -446,6 +459,15 @@ class BrokerCore:
     def _ask(self, link: Link) -> list[Effect]:
         return [Send(link, ("statistics", self.statistics()))]
 
+    def _status(self, link: Link) -> list[Effect]:
+        return [Send(link, ("status", self.status()))]
+
+    def _tell_figures(self, link: Link, number: int) -> list[Effect]:
+        return [Send(link, ("figures", number, self._workers.figures.of_session(self._clients.find(link))))]
+
+    def _load(self, connection: int, load: dict[str, float]) -> list[Effect]:
+        return self._workers.load(connection, load, self._now)
+
     def _explain(self, link: Link, number: int, sequence: int) -> list[Effect]:
         session = self._clients.find(link)
         told = self._explainer.explain(session, sequence, self._now, self._wall_clock)
@@ -468,6 +490,7 @@ class BrokerCore:
         ended = self._ledger.end(session.session_id)
         for one in ended.sessions:
             self._clients.leave(one)
+            self._workers.figures.session_ended(one)
         # A program's session takes its processes with it, and needs no word for each of their tasks.
         if session.nested:
             return self._workers.stop(ended.stopped)

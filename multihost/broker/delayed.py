@@ -19,6 +19,9 @@ class DelayedTasks:
     def __len__(self) -> int:
         return sum(map(len, self._tasks.values()))
 
+    def count(self, session: str) -> int:
+        return len(self._tasks.get(session, ()))
+
     def __iter__(self) -> Iterator[tuple[float, Task]]:
         """(when it is due, task) of each."""
         for tasks in self._tasks.values():

@@ -20,6 +20,7 @@ import fcntl
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,7 @@ from typing import Protocol
 from multihost.broker.records import Record, decode, encode
 from multihost.broker.rowfile import Position, RowFile
 from multihost.errors import JournalError, JournalFull, JournalLocked, JournalUnusable
+from multihost.histogram import Histogram
 from multihost.settings import MEMORY
 from multihost.wire.frames import Buffer
 
@@ -94,6 +96,9 @@ class Journal(Protocol):
         Raises: JournalFull, from this call or a step. JournalDamaged, from a step: an old row cannot be read back.
         """
 
+    def figures(self) -> dict[str, object]:
+        """What was committed by this process, and how long that took; empty, if nothing is written anywhere."""
+
     def close(self) -> None:
         """Commit, have all of it on the disk, and let another master use the journal.
 
@@ -127,6 +132,9 @@ class MemoryJournal:
     def compact(self, snapshot: Iterable[list[Record]]) -> Iterator[None]:
         return iter(())
 
+    def figures(self) -> dict[str, object]:
+        return {}
+
     def close(self) -> None:
         pass
 
@@ -143,6 +151,8 @@ class DiskJournal:
     ) -> None:
         self._path, self._new_path = directory / "journal", directory / "journal.new"
         self._durable = sync == "full"
+        self._commits = Histogram()
+        self._records = self._committed_bytes = 0
         self._gathered: list[Record] = []
         self._replayed = self._closed = False
         # Whether a change of a name may not be on the disk: one of the process before this may not.
@@ -178,12 +188,28 @@ class DiskJournal:
             return
         self._check_writable()
         content = encode(self._gathered)
+        begun, begin = time.perf_counter(), self._rows.last.end
         try:
             self._sync_directory()
             self._rows.write(content, self._durable)
         except OSError as error:
             raise _full(self._path, error) from error
+        self._commits.add(time.perf_counter() - begun)
+        self._records += len(self._gathered)
+        self._committed_bytes += self._rows.last.end - begin
         self._gathered = []
+
+    def figures(self) -> dict[str, object]:
+        rows = self._commits.count
+        return {
+            "rows": rows,
+            "bytes": self._committed_bytes,
+            "records": self._records,
+            "records_per_row": self._records / rows if rows else 0.0,
+            "commit": self._commits.plain(),
+            "synced": self._durable,
+            "file_bytes": self._rows.last.end,
+        }
 
     def wants_compaction(self, held: Callable[[], int]) -> bool:
         if self._compaction is not None:

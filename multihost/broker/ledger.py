@@ -8,6 +8,7 @@ before; what a command is told is a fact.
 Times in here are wall-clock times, since they outlive the process.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -78,6 +79,16 @@ class Ledger:
         self.counts = dict.fromkeys(COUNTS, 0)
         self.task_bytes = 0  # of the payloads of tasks that have not ended
         self.records: list[Record] = []
+
+    def forget_counts(self) -> None:
+        """Begin anew with what is counted for each session: the journal has only what is counted in all."""
+        for name, session in self.sessions.items():
+            session.counts = Counter(submitted=sum(self.places(name)))
+
+    def places(self, session: str) -> tuple[int, int]:
+        """How many of a session's tasks are queued or delayed, and how many are leased."""
+        queued, leased = self.ready.places(session)
+        return queued + self.delayed.count(session), leased
 
     @property
     def unfinished(self) -> int:
@@ -185,11 +196,13 @@ class Ledger:
         Raises: ProtocolError: an option is wrong.
         """
         options = TaskOptions.parse(plain) if plain else PLAIN
+        session, called = self.sessions[session_id], now - options.age
+        due = max(now, called + options.delay)
         tasks = [
-            Task(session_id, number, function_id, payload, options) for number, payload in enumerate(payloads, first)
+            Task(session_id, number, function_id, payload, options, queued_at=due)
+            for number, payload in enumerate(payloads, first)
         ]
-        self.sessions[session_id].next_sequence = first + len(payloads)
-        called = now - options.age
+        session.next_sequence = first + len(payloads)
         if options.expires is not None:
             for task in tasks:
                 task.expires_at = called + options.expires
@@ -200,6 +213,7 @@ class Ledger:
         else:
             self.ready.extend(session_id, tasks)
         self.counts["submitted"] += len(tasks)
+        session.counts["submitted"] += len(tasks)
         self.task_bytes += sum(map(len, payloads))
         return options
 
@@ -279,8 +293,10 @@ class Ledger:
         task.tries += 1
         task.losses = ()
         task.apply(TaskEvent.RETRIED)
+        task.queued_at = due
         self.ready.ended(task)
         self.counts["retried"] += 1
+        self.sessions[task.session].counts["retried"] += 1
         self.delayed.add(task, due)
 
     @command
@@ -312,6 +328,7 @@ class Ledger:
         task.apply(TaskEvent.LOST)
         self.ready.take_back(task)
         self.counts["redelivered"] += 1
+        self.sessions[task.session].counts["redelivered"] += 1
 
     @command
     def give_back(self, worker: str, tokens: list[int]) -> int:
@@ -405,7 +422,9 @@ class Ledger:
         task.apply(event)
         if task.expires_at is not None:
             self.expiring.discard(task)
-        self.counts[_COUNT[event]] += 1
+        name = _COUNT[event]
+        self.counts[name] += 1
+        session.counts[name] += 1
         self.task_bytes -= len(task.payload)
         row = session.outcomes[task.sequence] = (task.sequence, kind, content, whence)
         session.result_bytes += len(content)

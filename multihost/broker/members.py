@@ -1,6 +1,9 @@
 """Who takes part: the sessions of clients, and the workers, as the master knows them."""
 
+from collections import Counter
 from dataclasses import dataclass, field
+
+from multihost.histogram import Histogram
 
 # A link is the number that the shell gave to a connection. A session that a task has opened has none of its own: it
 # speaks through its worker's, on a channel.
@@ -36,6 +39,9 @@ class Session:
     opener: int | None = None  # the fencing token of the task that opened it, if its process has told that
     left_at: float = 0.0  # when its client left
     lacking: set[frozenset[str]] = field(default_factory=set)  # labels that no worker has; the client knows
+    counts: Counter[str] = field(default_factory=Counter)  # of its tasks, under the names of ``ledger.COUNTS``
+    waits: Histogram = field(default_factory=Histogram)  # how long its tasks were queued before each lease
+    runs: Histogram = field(default_factory=Histogram)  # how long they ran
 
     @property
     def nested(self) -> bool:
@@ -81,3 +87,7 @@ class Worker:
     rests_until: float = 0.0  # by the clock of events; its host had no room for a process
     keeps: bool = False  # whether it keeps what it said of tasks until it is told that this was recorded
     said: int = 0  # how often it has said what became of tasks
+    since: float = 0.0  # when it came
+    runs: Histogram = field(default_factory=Histogram)
+    load: dict[str, float] = field(default_factory=dict)  # what it counts itself, as it said last,
+    load_at: float = 0.0  # and when that was

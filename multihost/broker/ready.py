@@ -220,6 +220,11 @@ class ReadyQueue:
         line = self._lines[session]
         return line.limit is not None and line.leased >= line.limit
 
+    def places(self, session: str) -> tuple[int, int]:
+        """How many of a session's tasks are in its line, and how many are leased."""
+        line = self._lines[session]
+        return len(line), line.leased
+
     def tasks_of(self, session: str) -> list[Task]:
         """A session's queued tasks."""
         return list(self._lines[session].tasks())

@@ -12,6 +12,7 @@ questions are answered, the shared queues can be read, and each tick tries again
 import asyncio
 import logging
 import queue as standard_queue
+import resource
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 QUEUES = ("get_task_queue", "get_result_queue")
 # What peers may ask and say while nothing can be written down.
-_HARMLESS = {"ping", "heartbeat", "ask"}
+_HARMLESS = {"ping", "heartbeat", "load", "ask", "status"}
 # Nobody waits for these alone: they go with what is sent to their peer next, or later: "accepted" after so long, which
 # longer would keep clients with much to submit waiting while nothing comes back, and shorter would be a send for each
 # task, where tasks come one by one; "recorded", which only frees memory, at the next tick.
@@ -139,6 +140,9 @@ class Service:
         self._flushing = False  # whether that is due at the end of this turn
         self._at_once = False  # whether a single peer speaks in this turn, so that its end is when ``said_all`` comes
         self._ended = False
+        self._began = time.monotonic()
+        self._turns = self._batches = self._heard_messages = 0  # for statistics
+        broker.tell_of_shell(self._figures)
         self._server: Server
         self._loop: asyncio.AbstractEventLoop
         self._alarm: asyncio.TimerHandle | None = None
@@ -221,6 +225,8 @@ class Service:
         if self._full is not None:
             batch = self._answer_at_once(link, batch)
         self._at_once = self._server.one_speaks
+        self._batches += 1
+        self._heard_messages += len(batch)
         if batch:
             self._handle_or_hold(events.Said(peer, batch))
         self._set_alarm()
@@ -312,6 +318,7 @@ class Service:
         self._flushing = False
         if self._ended:
             return
+        self._turns += 1
         self._commit()
         if self._full is not None:
             return
@@ -365,6 +372,19 @@ class Service:
         except JournalError as error:
             logger.error("the journal could not be compacted: %s", error, extra={"event": "compaction_failed"})
 
+    def _figures(self) -> dict[str, object]:
+        """What ``status`` tells beside what the core knows."""
+        return {
+            "uptime_seconds": time.monotonic() - self._began,
+            "connections": len(self._server.peers),
+            "turns": self._turns,
+            "batches": self._batches,
+            "messages": self._heard_messages,
+            "messages_per_turn": self._heard_messages / max(1, self._turns),
+            "peak_process_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "journal": {**self._journal.figures(), "writable": self._full is None},
+        }
+
     # --- while it cannot be written ----------------------------------------------------------------------------
 
     def _handle_or_hold(self, event: events.Event) -> None:
@@ -376,11 +396,15 @@ class Service:
     def _answer_at_once(self, link: _Link, batch: list[Message]) -> list[Message]:
         """Answer what changes nothing; the rest."""
         self._core.handle(events.Heard(link.peer.number), self._loop.time())
-        answers: list[Message] = [
-            ("statistics", self._core.statistics()) if name == "ask" else ("pong",)
-            for name, *_ in batch
-            if name in _HARMLESS
-        ]
+        answers: list[Message] = []
+        for name, *_ in batch:
+            match name:
+                case "ask":
+                    answers.append(("statistics", self._core.statistics()))
+                case "status":
+                    answers.append(("status", self._core.status()))
+                case "ping" | "heartbeat":
+                    answers.append(("pong",))
         if answers:
             link.peer.send(answers)
         return [message for message in batch if message[0] not in _HARMLESS]

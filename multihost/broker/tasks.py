@@ -131,6 +131,7 @@ class Task:
     expires_at: float | None = None  # wall-clock time
     leased_at: float | None = None  # on the clock of events; None: before a restart of the master
     in_process: bool = False  # whether its worker has said that a process has it, which it says of suspects
+    queued_at: float = 0.0  # wall-clock time since when it could have been leased; 0: before a restart
 
     @property
     def delivery(self) -> int:

@@ -8,6 +8,7 @@ from operator import attrgetter
 from multihost.broker.bounds import LEASES_PER_SLOT, MAX_SLOTS
 from multihost.broker.clients import Clients
 from multihost.broker.events import Effect, Note, Send
+from multihost.broker.figures import Figures, Row
 from multihost.broker.ledger import Ledger
 from multihost.broker.letters import DEAD
 from multihost.broker.members import Worker
@@ -33,6 +34,7 @@ class Workers:
         self._ledger = ledger
         self._clients = clients
         self._wall_clock = wall_clock  # the time of the event that is being handled
+        self.figures = Figures(ledger, self.by_connection)
 
     def find(self, connection: int) -> Worker:
         """Raises: ProtocolError: that worker is not here any more."""
@@ -48,7 +50,7 @@ class Workers:
         leases = self._ledger.leases.of(worker.worker_id)
         # What it was granted and does not hold has not reached it.
         if missing := [token for token in leases if token not in holds]:
-            self._ledger.give_back(worker.worker_id, missing)
+            self._give_back(worker.worker_id, missing)
         worker.families = {self._ledger.sessions[task.session].family for task in leases.values()}
         ended = sorted(token for token in holds if token not in leases)
         return [Send(worker.connection, ("stop", ended))] if ended else []
@@ -149,6 +151,17 @@ class Workers:
             self._ledger.note_begun(worker.worker_id, new)
         return []
 
+    def ran(self, connection: int, rows: list[Row]) -> list[Effect]:
+        """How long tasks ran whose outcomes follow; for statistics alone."""
+        self.figures.ran(self.find(connection), rows)
+        return []
+
+    def load(self, connection: int, load: dict[str, float], now: float) -> list[Effect]:
+        """What a worker counts itself; ``now`` is on the clock of events."""
+        worker = self.find(connection)
+        worker.load, worker.load_at = load, now
+        return []
+
     def output(self, connection: int, rows: list[tuple[int, str]]) -> list[Effect]:
         """What tasks print, for their clients; nothing of it is kept."""
         worker = self.find(connection)
@@ -163,7 +176,7 @@ class Workers:
 
     def give_back(self, connection: int, tokens: list[int]) -> list[Effect]:
         worker = self.find(connection)
-        count = self._ledger.give_back(worker.worker_id, tokens)
+        count = self._give_back(worker.worker_id, tokens)
         return [Note("debug", f"worker {worker.name} gave back {count} tasks", {"worker": worker.name})]
 
     def drain(self, connection: int) -> list[Effect]:
@@ -238,7 +251,7 @@ class Workers:
         effects: list[Effect] = []
         for token, task in reversed([*self._ledger.leases.of(worker_id).items()]):
             if task.suspect and not task.in_process:
-                self._ledger.give_back(worker_id, [token])
+                self._give_back(worker_id, [token])
                 fields: dict[str, object] = {"session": task.session, "task": task.sequence}
                 effects.append(Note("info", f"task {task.sequence} queued again, it had not begun: {reason}", fields))
             else:
@@ -268,6 +281,7 @@ class Workers:
         granted = [(token, task.payload) for token, task in enumerate(tasks, first)]
         for task in tasks:
             task.leased_at = now
+        self.figures.granted(session, tasks, self._wall_clock())
         options = dict(task.options.for_worker)
         if task.done:
             options["done"] = task.done
@@ -295,6 +309,7 @@ class Workers:
         fields: dict[str, object] = {"session": task.session, "task": task.sequence, "delivery": len(losses)}
         if len(losses) < MAX_DELIVERIES:
             self._ledger.lose(worker_id, token, reason)
+            task.queued_at = self._wall_clock()
             return [Note("warning", f"task {task.sequence} queued again: {words(reason)}", fields)]
         letter = self._ledger.bury(worker_id, token, reason, self._wall_clock())
         fields["letter"] = letter.number
@@ -305,7 +320,7 @@ class Workers:
             effects = self._note_parts(worker_id, [(token, 1, dump_part(task.done, 0.0, [None], {0: died}), "")])
             if task.is_whole():
                 return [note, *effects, *self._end_chunk(worker_id, token, task)]
-            self._ledger.give_back(worker_id, [token])
+            self._give_back(worker_id, [token])
             return [note, *effects]
         return [note, *self._clients.tell(self._ledger.settle(worker_id, [(token, DEAD, died, "")]))]
 
@@ -313,6 +328,13 @@ class Workers:
         """All of its items have ended, some of them without a worker that could say so of the whole."""
         nothing = dump_part(task.done, 0.0, [], {})
         return self._clients.tell(self._ledger.settle(worker_id, [(token, "result", nothing, "")]))
+
+    def _give_back(self, worker_id: str, tokens: list[int]) -> int:
+        held, now = self._ledger.leases.of(worker_id), self._wall_clock()
+        for token in tokens:
+            if (task := held.get(token)) is not None:
+                task.queued_at = now
+        return self._ledger.give_back(worker_id, tokens)
 
     def _note_parts(self, worker_id: str, rows: list[tuple[int, int, bytes, str]]) -> list[Effect]:
         told = self._ledger.note_parts(worker_id, rows)

@@ -19,6 +19,9 @@ class Chunk:
         self._done = 0
         self._callback = callback
 
+    def __len__(self) -> int:
+        return self._count
+
     def take(self, content: bytes, note: str) -> None:
         """Part of the outcomes has come; items whose outcome came before, over another connection, are passed over.
 

@@ -29,6 +29,7 @@ class Pending:
     payload: bytes | Large
     since: float = 0.0  # when the call was made, if its options ask for that
     patient: bool = False  # whether it waits here while the master is full, rather than fail
+    called_at: float = 0.0  # on a clock of the caller's
 
 
 @dataclass(slots=True)
@@ -50,7 +51,7 @@ class ClientCore:
     _finished: list[int] = field(default_factory=list)  # outcomes that came and are not acknowledged
     _finished_bytes: int = 0
     _part_bytes: dict[int, int] = field(default_factory=dict)  # what has come of chunks that have not ended
-    _questions: dict[int, int] = field(default_factory=dict)  # why a task is where it is: question -> task
+    _questions: dict[int, Message] = field(default_factory=dict)  # to be asked until they are answered
     _questions_sent: set[int] = field(default_factory=set)
     _seal: Message | None = None  # to be said behind the last task of a detached job, until it is answered
     _seal_sent: bool = False
@@ -64,16 +65,18 @@ class ClientCore:
         payload: bytes | Large,
         since: float = 0.0,
         patient: bool = False,
+        called_at: float = 0.0,
     ) -> int:
         """A new task of the function that is the last of ``blobs``; its sequence number.
 
-        ``since`` is when the call was made, on the clock of ``next_batch``, for options that count from then on.
+        ``since`` is when the call was made, on the clock of ``next_batch``, for options that count from then on;
+        ``called_at`` is kept with it, for whoever wants to know.
         """
         function_id = blobs[-1].blob_id
         if function_id not in self._blobs:
             self._blobs |= {blob.blob_id: blob for blob in blobs}
         sequence = next(self._numbers)
-        self.pending[sequence] = Pending(function_id, options, payload, since, patient)
+        self.pending[sequence] = Pending(function_id, options, payload, since, patient, called_at)
         self._unsent[sequence] = None
         return sequence
 
@@ -105,7 +108,7 @@ class ClientCore:
         if len(self._questions) > len(self._questions_sent):
             unasked = sorted(self._questions.keys() - self._questions_sent)
             self._questions_sent.update(unasked)
-            batch = [*batch, *(("explain", question, self._questions[question]) for question in unasked)]
+            batch = [*batch, *(self._questions[question] for question in unasked)]
         many = len(self._finished) >= _MAX_UNACKNOWLEDGED or self._finished_bytes >= _MAX_UNACKNOWLEDGED_BYTES
         return [*self.acknowledgement(), *batch] if batch or many else []
 
@@ -135,7 +138,11 @@ class ClientCore:
 
     def ask(self, question: int, sequence: int) -> None:
         """Ask the master why a task is where it is; ``question`` is a number of that question's own."""
-        self._questions[question] = sequence
+        self._questions[question] = ("explain", question, sequence)
+
+    def ask_figures(self, question: int) -> None:
+        """Ask the master for the statistics of this session, as ``ask`` does."""
+        self._questions[question] = ("figures", question)
 
     def answered(self, question: int) -> None:
         """It was answered, or its answer is not waited for any more."""

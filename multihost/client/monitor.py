@@ -21,6 +21,12 @@ def ask_statistics(address: Address, authkey: bytes, timeout: float = 5.0) -> di
     return statistics
 
 
+def ask_status(address: Address, authkey: bytes, timeout: float = 5.0) -> dict[str, Any]:
+    """What the master, its sessions and its workers have counted and measured; as ``ask_statistics``."""
+    told: dict[str, Any] = _ask(address, authkey, timeout, ("status",), "status")
+    return told
+
+
 def find_tasks(
     address: Address, authkey: bytes, sequence: int, session: str = "", timeout: float = 5.0
 ) -> list[Explanation]:

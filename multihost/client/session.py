@@ -25,12 +25,14 @@ from multihost.client.chunk import Chunk, PartCallback, wire_options
 from multihost.client.code import Blob, CodeBook, Initializer
 from multihost.client.core import ClientCore, Pending
 from multihost.client.delivery import Callback, deliver, deliver_outcome, fail
+from multihost.client.figures import Figures
 from multihost.enclosing import Door, Link
 from multihost.errors import ClientClosed, ClusterFull, ForkedClient, MultihostError, ProtocolError, TaskTooLarge
 from multihost.explain import Explanation
 from multihost.options import PLAIN, Options
 from multihost.payload import Large, dumps, dumps_large, is_large
 from multihost.settings import Address
+from multihost.statistics import Statistics
 from multihost.wire.connection import GivenUp, Patience, attach
 from multihost.wire.messages import CANCELLED, PART, Message
 
@@ -105,6 +107,7 @@ class Session:
         self._error: BaseException | None = None  # why the session ended
         self._questions = count()
         self._explained: dict[int, dict[str, Any]] = {}  # the master's answers
+        self._figures = Figures(str(self._info["session"]))
         self._full: ClusterFull | None = None  # what the master said last when it was full
         self._ended = threading.Event()
         self._connection: Link | None = None
@@ -193,6 +196,8 @@ class Session:
             ]
         since = _made_at(options)
         plain = wire_options(options, star, len(items))
+        with self._lock:
+            self._figures.chunk_submitted(len(items))
         return [self._add(function, plain, payload, Chunk(len(items), callback), since, True)]
 
     def _pickled(self, function: Prepared, arguments: object, large: bool) -> bytes | Large:
@@ -220,7 +225,7 @@ class Session:
                 raise self._error
             full = self._full if self._core.full and not patient else None
             if full is None:
-                sequence = self._core.add(function.blobs, options, payload, since, patient)
+                sequence = self._core.add(function.blobs, options, payload, since, patient, time.monotonic())
                 self._names.setdefault(function.blobs[-1].blob_id, function.name)
                 self._callbacks[sequence] = callback
                 alone = self._workers == 0 and len(self._callbacks) == 1
@@ -248,6 +253,7 @@ class Session:
             asked = {sequence for sequence in sequences if sequence in self._callbacks}
             withdrawn = set(self._core.withdraw(asked))
             callbacks = [self._callbacks.pop(sequence) for sequence in sorted(withdrawn)]
+            self._figures.dropped(callbacks)
             rest = asked - withdrawn
             self._core.cancel(rest, running)
             self._asking.update(rest)
@@ -288,6 +294,23 @@ class Session:
             self._core.answered(question)
             plain = self._explained.pop(question, None)
         return Explanation("unknown", "silent", sequence, name) if plain is None else Explanation.of(plain)
+
+    def statistics(self) -> Statistics:
+        """Where the time goes; waits for the master's word, 10 s at most, and in a callback not at all."""
+        question = next(self._questions)
+        with self._lock:
+            asks = self._connection is not None and threading.current_thread() is not self._receiver
+            asks = asks and os.getpid() == self._process
+            if asks:
+                self._core.ask_figures(question)
+        if asks:
+            self._send_waiting()
+        with self._changed:
+            if asks:
+                self._changed.wait_for(lambda: self._error or question in self._explained, _CANCEL_SECONDS)
+                self._core.answered(question)
+            told = self._explained.pop(question, None)
+            return self._figures.told(self._connection, len(self._callbacks), self._core.unsent, told)
 
     def seal(self, items: int, chunksize: int) -> None:
         """All tasks of a detached job were submitted; wait until the master has them. It then does without us.
@@ -349,6 +372,7 @@ class Session:
         while parcel is not None:
             connection, batch = parcel
             broken = True
+            self._figures.meter.sent(batch)
             try:
                 connection.send_batch(batch)
                 broken = False
@@ -396,6 +420,7 @@ class Session:
     def _handle(self, batch: object) -> None:
         if not isinstance(batch, list):
             raise ProtocolError("the master sent something that is no batch of messages")
+        self._figures.meter.received(batch)
         for message in batch:
             match message:
                 case ("accepted", below):
@@ -411,7 +436,7 @@ class Session:
                 case ("room",):
                     with self._lock:
                         self._core.room()
-                case ("explained", question, plain):
+                case ("explained" | "figures", question, plain):
                     with self._changed:
                         self._explained[question] = plain
                         self._changed.notify_all()
@@ -435,12 +460,15 @@ class Session:
         with self._changed:
             self._full = error
             callbacks = [self._callbacks.pop(sequence) for sequence in self._core.refused(below)]
+            self._figures.dropped(callbacks)
             self._changed.notify_all()
         for callback in callbacks:
             fail(callback, error)
 
     def _take(self, outcomes: list[tuple[int, str, bytes, str]]) -> None:
         fresh: list[tuple[Callback | Chunk, str, bytes, str]] = []
+        called_at: list[float] = []
+        more = 0  # calls in chunks
         with self._lock:
             for sequence, kind, content, whence in outcomes:
                 ended = kind != PART
@@ -448,7 +476,13 @@ class Session:
                 task = take(sequence, len(content))
                 callback = self._callbacks.pop(sequence, None) if ended else self._callbacks.get(sequence)
                 if task is not None and callback is not None:
+                    if ended:
+                        called_at.append(task.called_at)
+                        if (whence or kind != "result") and type(callback) is Chunk:
+                            more += len(callback) - 1
                     fresh.append((callback, kind, content, whence and self._note(sequence, task, whence)))
+            if called_at:
+                self._figures.ended(called_at, time.monotonic(), more)
         for callback, kind, content, note in fresh:
             deliver_outcome(callback, kind, content, note)
         if cancelled := [sequence for sequence, kind, _, _ in outcomes if kind == CANCELLED]:
@@ -527,6 +561,7 @@ class Session:
                 self._changed.wait_for(lambda: not self._sending)
         if connection is not None:
             connection.close()
+            self._figures.meter.ended(connection)
         logger.warning("lost the master at %s (%s); reconnecting, %d tasks wait", self.address, error, waiting)
         try:
             new, answer = self._connect()
@@ -543,6 +578,7 @@ class Session:
             if self._error is None:
                 self._error = error
             callbacks, self._callbacks = list(self._callbacks.values()), {}
+            self._figures.dropped(callbacks)
             self._ended.set()
             self._changed.notify_all()
         try:

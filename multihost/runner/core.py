@@ -12,6 +12,7 @@ from typing import Any
 
 from multihost.deaths import Death, in_bytes
 from multihost.errors import TaskOutOfMemory, TaskTimeout
+from multihost.options import MAX_SECONDS
 from multihost.payload import dump_error, dump_part
 from multihost.runner.children import TIMEOUT, Child, Item
 from multihost.runner.events import (
@@ -92,6 +93,9 @@ class RunnerCore:
         self._next_child = 1
         self._blobs: set[str] = set()  # ids of those that are kept
         self._seconds: dict[tuple[str, bool], float] = {}  # what an item is measured as -> running mean of its duration
+        self._ran: list[
+            tuple[int, int, float]
+        ] = []  # not told yet: a token, how many tasks ended, their seconds in all
         self._recent: tuple[str, bool] = ("", False)  # as what the task that ended last was measured
         self._announced = 0  # what the master thinks we want
         self._progress = 0.0  # when a task last started or ended here, or came to an empty queue
@@ -129,6 +133,20 @@ class RunnerCore:
     def held(self) -> int:
         """How many leases this worker holds."""
         return len(self._queue) + sum(child.leases for child in self._children.values())
+
+    def take_ran(self) -> list[tuple[int, int, float]]:
+        """How long tasks ran, to be told before how they ended: the message "ran"."""
+        ran, self._ran = self._ran, []
+        return ran
+
+    def load(self) -> dict[str, float]:
+        """What a worker tells of itself with its heartbeat, for people."""
+        return {
+            "children": len(self._children) + len(self._retiring),
+            "busy_children": self._busy(),
+            "children_started": self._next_child - 1,
+            "held": self.held,
+        }
 
     def hello(self) -> dict[str, object]:
         """What a new connection's master is told of what is left from the one before."""
@@ -189,6 +207,7 @@ class RunnerCore:
         What no child has is queued there again. Tasks cannot take up their sessions again, so they end.
         """
         self._connected = False
+        self._ran.clear()
         if not self._keeps:
             return self._keep_nothing()
         self._queue.clear()
@@ -277,11 +296,14 @@ class RunnerCore:
             return []  # it was killed while this was under way
         noted = [(row, start) for row in event.parts if (start := self._note_part(child, *row[:2])) is not None]
         effects = self._report("parts", [row for row, _ in noted], [start for _, start in noted])
-        each = event.seconds / max(1, len(event.outcomes))
+        # What a child says may be anything, and not even a number.
+        each = min(MAX_SECONDS, max(0.0, event.seconds)) / max(1, len(event.outcomes))
         outcomes = [outcome for outcome in event.outcomes if self._note_outcome(child, outcome[0], each)]
         if outcomes:
             child.since = now
             child.note_begun(self._threads, now)
+            if self._connected:
+                self._ran.append((outcomes[0][0], len(outcomes), each * len(outcomes)))
         effects += self._report("settle", outcomes)
         self._rest_seconds = 0.0
         self._progress = now

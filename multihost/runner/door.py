@@ -54,6 +54,9 @@ class Relay:
     def silence(self) -> float:
         return 0.0  # this process does not outlive the connection of its worker
 
+    def moved_bytes(self) -> tuple[int, int]:
+        return 0, 0  # its worker's link counts them
+
     def interrupt(self) -> None:
         """End the connection, so that a thread that waits in ``receive`` wakes up; ``close`` is still to come."""
         with self._changed:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import secrets
 import selectors
 import signal
@@ -13,13 +14,14 @@ from types import FrameType
 
 from multihost.errors import ProtocolError
 from multihost.heap import reuse_large
-from multihost.runner import events
+from multihost.runner import events, memory
 from multihost.runner.children import CAREFUL
 from multihost.runner.core import STUCK_SECONDS, RunnerCore
 from multihost.runner.slots import Slots
 from multihost.settings import Address, Settings
 from multihost.wire.connection import Connection, GivenUp, Patience, attach
 from multihost.wire.messages import Message
+from multihost.wire.meter import Meter
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ class Runner:
         self._connection: Connection | None = None
         self._attached = 0.0  # when it began, in monotonic seconds
         self._patience = Patience()
+        self._meter = Meter()
         self._outbox: list[Message] = []
         self._failed_starts: list[events.StartFailed] = []  # of the last turn
         self._heartbeat_seconds = settings.lease_timeout / 3
@@ -117,6 +120,7 @@ class Runner:
         self._beat = self._attached = time.monotonic()
         logger.info("joined the master at %s as %s with %d slots", self._address, settings.name, info["slots"])
         done = answer.get("done")
+        self._tell_load()
         self._handle(events.Connected(bool(answer.get("keeps")), done if isinstance(done, dict) else {}))
         if self._joined is not None:
             self._joined()
@@ -126,6 +130,7 @@ class Runner:
         if self._connection is not None:
             self._selector.unregister(self._connection)
             self._connection.close()
+            self._meter.ended(self._connection)
             self._connection = None
 
     def _serve(self) -> None:
@@ -171,6 +176,7 @@ class Runner:
         if now - self._beat >= self._heartbeat_seconds:
             # Even when there was much to say: the master answers a heartbeat, so we hear that it lives.
             self._outbox.append(("heartbeat",))
+            self._tell_load()
             self._beat = now
             self._slots.beat()
         if now - self._measured >= MEASURE_SECONDS:
@@ -187,6 +193,9 @@ class Runner:
             raise broken
         if self._outbox and self._connection is not None:
             batch, self._outbox = self._outbox, []
+            if ran := self._core.take_ran():
+                batch.insert(0, ("ran", ran))
+            self._meter.sent(batch)
             self._connection.send_batch(batch)
 
     def _flush_first(self) -> None:
@@ -195,6 +204,13 @@ class Runner:
             self._flush()
         except OSError as error:
             self._broken = error  # the core's effects come first
+
+    def _tell_load(self) -> None:
+        sent, received = self._meter.plain(self._connection)
+        traffic = [(f"sent_{name}", count) for name, count in sent.items()]
+        traffic += [(f"received_{name}", count) for name, count in received.items()]
+        memory_bytes = {"memory_bytes": memory.measure(os.getpid()), "children_bytes": self._slots.memory_bytes()}
+        self._outbox.append(("load", {**self._core.load(), **memory_bytes, **dict(traffic)}))
 
     # --- what the selector reports -----------------------------------------------------------------------------
 
@@ -206,6 +222,7 @@ class Runner:
                 case [*_, ("refused", reason)]:
                     raise ProtocolError(f"the master at {self._address} refused what this worker sent: {reason}")
                 case list():
+                    self._meter.received(batch)
                     self._handle(events.Received(batch))
 
     def _signalled(self, subject: None, ready: int) -> None:

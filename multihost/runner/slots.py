@@ -209,6 +209,10 @@ class Slots:
         child = self._processes.get(number)
         return memory.measure(read_child(records[0])) if child is not None and (records := child.hear()) else 0
 
+    def memory_bytes(self) -> int:
+        """How many all children have taken."""
+        return sum(map(self.measure, self._processes))
+
     def beat(self) -> None:
         """To be called every few seconds."""
         self._oom_kills.forget_old()

@@ -41,7 +41,7 @@ class Connection:
         self._frames = FrameReader(MAX_HANDSHAKE_FRAME, _SPARE_BYTES)
         self._sending = threading.Lock()
         self._alive = time.monotonic()  # when the master last gave a sign of life
-        self._sent = self._acknowledged = 0  # bytes
+        self._sent = self._received = self._acknowledged = 0  # bytes
         self._early: list[object] = []  # what came together with the answer to hello
 
     def fileno(self) -> int:
@@ -104,6 +104,10 @@ class Connection:
             self._alive = time.monotonic()
         self._acknowledged = acknowledged
         return time.monotonic() - self._alive
+
+    def moved_bytes(self) -> tuple[int, int]:
+        """How many were sent, and how many received."""
+        return self._sent, self._received
 
     def interrupt(self) -> None:
         """End the connection, so that a thread that waits in ``receive`` wakes up; ``close`` is still to come."""
@@ -171,6 +175,7 @@ class Connection:
             if size == 0:
                 raise ConnectionResetError("the master closed the connection")
             self._alive = time.monotonic()
+            self._received += size
             for content in self._frames.received(size):
                 found = True
                 yield content

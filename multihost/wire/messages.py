@@ -47,6 +47,13 @@ def _rows_of(*kinds: type) -> Check:
     )
 
 
+def _are_figures(field: object) -> bool:
+    """Few numbers with short names, so that nobody's memory is filled with them."""
+    if type(field) is not dict or len(field) > 32:
+        return False
+    return all(type(name) is str and len(name) <= 32 and type(value) in (int, float) for name, value in field.items())
+
+
 _are_outcomes = _rows_of(int, str, bytes)
 _are_parts = _rows_of(int, int, bytes)
 
@@ -68,6 +75,7 @@ ROLES: dict[str, dict[str, tuple[Check, ...]]] = {
         # not cancelled.
         "cancel": (_list_of(int), _a(bool)),
         "explain": (_a(int), _a(int)),  # the question's number, sequence number; "explained" answers it
+        "figures": (_a(int),),  # the question's number; "figures" answers it with the statistics of the session
         "ping": (),
         "close": (),  # the session ends: its tasks are cancelled; those of a detached job that is sealed go on
         # All of a detached job is submitted: so many items, in chunks of so many; "sealed" answers it.
@@ -84,6 +92,9 @@ ROLES: dict[str, dict[str, tuple[Check, ...]]] = {
         "parts": (_are_parts,),  # fencing token of a chunk, how many more of its items have ended, their outcomes
         "begun": (_list_of(int),),  # fencing tokens of tasks that are to run apart, and which a process has now
         "output": (_rows_of(int, str),),  # fencing token, text: what a task prints
+        # Before their outcomes: the fencing token of one task, how many ended with it, the seconds they ran in all.
+        "ran": (_rows_of(int, int, float),),
+        "load": (_are_figures,),  # what the worker has counted and measured of itself
         # Sessions that tasks open speak through their worker, each on a channel of its link.
         "relay_open": (_a(int), _a(str), _a(dict)),  # channel, the session of the program whose task it is, its hello
         "relay": (_a(int), _a(list)),  # channel, a batch as a client sends it
@@ -95,6 +106,7 @@ ROLES: dict[str, dict[str, tuple[Check, ...]]] = {
     },
     "monitor": {
         "ask": (),
+        "status": (),  # answered with counts, times and sizes of master, sessions and workers
         "find": (_a(str), _a(int)),  # how the ids of sessions begin, sequence number
         "dead_list": (),
         "dead_show": (_a(int),),  # the number of a dead letter

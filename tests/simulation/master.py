@@ -174,7 +174,7 @@ class Master:
         worker = self.core._workers.by_connection.get(number)
         held = () if worker is None else self.core._ledger.leases.of(worker.worker_id)
         return self._checked and all(
-            name == "settle" and all(token not in held for token, _, _ in fields[0]) for name, *fields in batch
+            name in ("settle", "ran") and all(token not in held for token, _, _ in fields[0]) for name, *fields in batch
         )
 
     def _statistics(self) -> dict[str, object]:

@@ -244,6 +244,8 @@ class Worker:
         self._flushing = False
         if self._outbox and self._end is not None and self._greeted:
             batch, self._outbox = self._outbox, []
+            if ran := self._core.take_ran():
+                batch.insert(0, ("ran", ran))
             self._network.send(self._end, batch)
 
     # --- what must hold ----------------------------------------------------------------------------------------

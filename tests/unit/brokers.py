@@ -339,6 +339,9 @@ def check_invariants(core: BrokerCore, restarted: bool = False) -> None:
     # None is leased more than its slots are worth, whatever it wants.
     for worker in workers.by_connection.values():
         assert len(ledger.leases.of(worker.worker_id)) + worker.wanted <= worker.slots * LEASES_PER_SLOT
+    for name, session in sessions.items():
+        ends = sum(session.counts[end] for end in ended[2:])
+        assert session.counts["submitted"] == ends + sum(ledger.places(name))
 
     # Leases belong to living workers, and the lines count them.
     assert {c: w.worker_id for c, w in workers.by_connection.items()} == {

@@ -25,6 +25,9 @@ class FakeLink:
         self._ended.get()
         raise ConnectionResetError("the connection was ended")
 
+    def moved_bytes(self) -> tuple[int, int]:
+        return 0, 0
+
     def silence(self) -> float:
         return 0.0
 
