@@ -69,7 +69,10 @@ class Large:
 
         Pickle asks of it no more than its length; there is no memory behind its addresses.
         """
-        room = _Room(-1, self._size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
+        try:
+            room = _Room(-1, self._size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
+        except OSError:  # a limit of addresses: memory may still be had
+            return pickle.PickleBuffer(b"".join(self._parts))
         room.parts = self._parts
         return pickle.PickleBuffer(room)
 
@@ -81,8 +84,7 @@ class _Room(mmap.mmap):
 def parts_of(stand_in: pickle.PickleBuffer) -> list[bytes]:
     """The parts of the ``Large`` that it stands for."""
     room = stand_in.raw().obj
-    assert isinstance(room, _Room)
-    return room.parts
+    return room.parts if isinstance(room, _Room) else [bytes(room)]
 
 
 def dumps_large(value: object, main_travels: bool = True) -> bytes | Large:

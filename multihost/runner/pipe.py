@@ -13,7 +13,7 @@ from multihost.wire import messages
 from multihost.wire.frames import MOST_PARTS, Buffer, frame, rest
 
 # How much of a message lies in the kernel while the other side is busy: with less, a large one wakes both more often.
-BUFFER_BYTES = 1024 * 1024
+BUFFER_BYTES = 4096 * 1024
 _LONG = -1  # in the place of a length: it follows, in eight bytes
 _SMALL = 64 * 1024  # up to this size, what is read is what is unpickled
 

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 _FRAME_SLACK = 16 * 1024 * 1024  # a batch holds one payload of the largest size, or many small ones and their names
 # The transport copies what the kernel does not take at once, so of what is large it gets so much at a time.
 _PORTION_BYTES = 256 * 1024
+# Behind so much, others have their turn before a peer that reads as fast as we write gets more.
+_TURN_BYTES = 4 * 1024 * 1024
 _DELIVERY_POLL_SECONDS, _DELIVERY_POLLS = 0.01, 200
 
 
@@ -68,7 +70,6 @@ class Peer(asyncio.BufferedProtocol):
     def __init__(self, server: "Server", number: int) -> None:
         self.number = number
         self.host, self.address = "", "?"
-        self.writable = True
         self._server = server
         self._handler = server.handler
         self._handshake = ServerHandshake(*server.authkeys)
@@ -78,7 +79,9 @@ class Peer(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport
         self._deadline: asyncio.TimerHandle
         self._unsent: deque[memoryview] = deque()  # what the transport has not got yet
-        self._ending = False  # whether to close when it has
+        self._full = False  # whether the transport has enough for now
+        self._pausing = False  # whether it gets more in the next turn of the event loop
+        self._ending = False  # whether to close when it has all
         self._delivered: bool | None = None  # None while the connection lives
         self._closing: asyncio.Future[None]
 
@@ -126,21 +129,23 @@ class Peer(asyncio.BufferedProtocol):
         self._server.ended(self, delivered=error is None and self._delivered is not False)
 
     def pause_writing(self) -> None:
-        self.writable = False
+        self._full = True
 
     def resume_writing(self) -> None:
-        self.writable = True
-        self._feed()
-        if self.writable:
-            if self._ending:
-                self._transport.close()
-            self._handler.writable(self.number)
+        self._full = False
+        if not self._pausing:
+            self._go_on()
 
     # --- what the server and the handler call ------------------------------------------------------------------
 
     def greet(self) -> None:
         """Begin the handshake."""
         self.write_frame([self._handshake.greeting()])
+
+    @property
+    def writable(self) -> bool:
+        """Whether all that was written has left, but for little."""
+        return not self._full and not self._unsent
 
     def reply(self, kind: str, value: object) -> None:
         """Answer a request of the managers protocol."""
@@ -172,12 +177,28 @@ class Peer(asyncio.BufferedProtocol):
         self._transport.abort()
 
     def _feed(self) -> None:
-        """Hand the transport as much as the kernel takes now."""
-        while self._unsent and self.writable:  # the transport says at once when it has enough
+        """Hand the transport as much as the kernel takes now; it says at once when it has enough."""
+        left = _TURN_BYTES
+        while self._unsent and not (self._full or self._pausing or self._transport.is_closing()):
             part = self._unsent.popleft()
             if len(part) > _PORTION_BYTES:
                 self._unsent.appendleft(part[_PORTION_BYTES:])
             self._transport.write(part[:_PORTION_BYTES])
+            left -= min(len(part), _PORTION_BYTES)
+            if left <= 0 and self._unsent:
+                self._pausing = True
+                asyncio.get_running_loop().call_soon(self._unpause)
+
+    def _unpause(self) -> None:
+        self._pausing = False
+        self._go_on()
+
+    def _go_on(self) -> None:
+        self._feed()
+        if self.writable:
+            if self._ending:
+                self._transport.close()
+            self._handler.writable(self.number)
 
     # --- frames ------------------------------------------------------------------------------------------------
 

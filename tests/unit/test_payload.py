@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import resource
 import sys
 import threading
 from collections.abc import Callable
@@ -348,6 +349,18 @@ def test_large_value_may_be_sent_any_number_of_times() -> None:
     first, second = (b"".join(encode([content.stand_in()])) for _ in range(2))
     assert first == second
     assert loads(b"".join(parts_of(content.stand_in()))) == ((BIG,), {})
+
+
+def test_large_value_travels_where_addresses_are_limited() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    content = dumps_large([BIG] * 3 + [BIG[1:]])
+    assert isinstance(content, Large)
+    resource.setrlimit(resource.RLIMIT_AS, (1, limits[1]))
+    try:
+        stand_in = content.stand_in()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert loads(b"".join(parts_of(stand_in))) == [BIG] * 3 + [BIG[1:]]
 
 
 def test_code_travels_by_value_beside_a_large_value_too() -> None:

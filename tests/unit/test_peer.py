@@ -1,5 +1,6 @@
 """wire/peer.py: how much of what is written it has the transport hold. The transport is a fake."""
 
+import asyncio
 import os
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -7,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from multihost.wire import peer as peer_module
 from multihost.wire.frames import FrameReader, frame
 from multihost.wire.peer import Peer
 from multihost.wire.server import Server
@@ -61,7 +63,7 @@ def written() -> list[int]:
 @pytest.fixture
 def transport(written: list[int]) -> FakeTransport:
     handler = SimpleNamespace(writable=written.append)
-    peer = Peer(cast(Server, SimpleNamespace(authkey=b"key", handler=handler)), 7)
+    peer = Peer(cast(Server, SimpleNamespace(authkeys=[b"key"], handler=handler)), 7)
     transport = FakeTransport()
     cast(Any, peer)._transport = transport
     transport.peer = peer
@@ -107,6 +109,29 @@ def test_large_frame_leaves_at_once_where_the_kernel_takes_it(transport: FakeTra
     assert contents(transport.sent) == [large]
     assert transport.peer.writable
     assert not written
+
+
+def test_others_have_their_turn_while_much_leaves_for_a_fast_reader(
+    transport: FakeTransport, written: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_module, "_TURN_BYTES", 1_000_000)
+    large = os.urandom(3_000_000)
+
+    async def turns() -> int:
+        transport.room = 4_000_000
+        transport.peer.write_frame([large])
+        transport.peer.write_frame([b"next"])
+        count = 0
+        while not written:
+            assert not transport.peer.writable
+            assert len(transport.sent) < (count + 1) * 1_300_000
+            await asyncio.sleep(0)
+            count += 1
+        return count
+
+    assert asyncio.run(turns()) > 1
+    assert contents(transport.sent) == [large, b"next"]
+    assert written == [7]
 
 
 def test_connection_that_is_closed_while_a_large_frame_leaves_closes_behind_it(transport: FakeTransport) -> None:
