@@ -42,8 +42,9 @@ def _worker(worker: dict[str, Any]) -> Iterator[str]:
     yield f"  tasks:    {worker['ended']:,} ended, {worker['leases']:,} leased"
     yield f"  run:      {made_of(Times, worker['run'])}"
     if load := Counter(worker["load"]):  # what a worker does not tell is 0
+        children = f"{load['children']:,} of {load['children_started']:,} children that it started"
         took = f"{in_bytes(load['memory_bytes'])}, children {in_bytes(load['children_bytes'])}"
-        yield f"  load:     {load['children']:,} of {load['children_started']:,} children that it started; {took}"
+        yield f"  load:     {in_seconds(load['age_seconds'])} ago, {children}; {took}"
         for way in ("sent", "received"):
             size, frames, tasks = (load[f"{way}_{name}"] for name in ("bytes", "frames", "tasks"))
             each = tasks / max(1, frames)
