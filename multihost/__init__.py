@@ -4,10 +4,10 @@ with multihost.Pool(address="master:5000") as pool:
     print(pool.map(digest, paths))
 """
 
+from importlib import import_module
 from multiprocessing import AuthenticationError, TimeoutError
+from typing import TYPE_CHECKING
 
-from multihost.client.results import AsyncResult
-from multihost.detached import Job, attach
 from multihost.errors import (
     AuthkeyMissing,
     ClientClosed,
@@ -32,12 +32,40 @@ from multihost.errors import (
     TaskTooLarge,
     WorkerDied,
 )
-from multihost.executor import Executor, Future
-from multihost.explain import Explanation
-from multihost.pool import Pool
-from multihost.shared import QueueManager
-from multihost.statistics import Statistics
 from multihost.workspace import scratch
+
+if TYPE_CHECKING:
+    from multihost.client.results import AsyncResult
+    from multihost.detached import Job, attach
+    from multihost.executor import Executor, Future
+    from multihost.explain import Explanation
+    from multihost.pool import Pool
+    from multihost.shared import QueueManager
+    from multihost.statistics import Statistics
+else:
+    # Imported when they are first asked for: masters, workers and fork servers, which import this package as any
+    # program does, have no use for them.
+    _HOMES = {
+        "AsyncResult": "client.results",
+        "Executor": "executor",
+        "Explanation": "explain",
+        "Future": "executor",
+        "Job": "detached",
+        "Pool": "pool",
+        "QueueManager": "shared",
+        "Statistics": "statistics",
+        "attach": "detached",
+    }
+
+    def __getattr__(name):
+        if (home := _HOMES.get(name)) is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__})
+
 
 __version__ = "0.1.0"
 __all__ = [

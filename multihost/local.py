@@ -110,7 +110,7 @@ def main() -> None:
 
 def _work(ports: int, authkey: bytes, settings: Settings, answer: int) -> None:
     """Be the worker of the master whose port is to be read from ``ports``; ``answer`` with it when joined."""
-    from multihost.runner.slots import start_fork_server
+    from multihost.runner.fork_server import start_fork_server
 
     start_fork_server()
     from multihost.runner.loop import Runner

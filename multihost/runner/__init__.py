@@ -5,7 +5,8 @@
 
 The core's own leaves are ``children``, ``limits``, ``relays`` and ``unrecorded``; of the child, ``backlog``, ``chunk``,
 ``coroutines``, ``door``, ``interrupts``, ``memory``, ``outbox``, ``output``, ``scratch``, ``sources`` and ``tail``.
-Between the fork server, which imports ``preloaded``, and each child stands a ``warden``, which tells how that ended.
+Between the fork server, which ``fork_server`` starts and which imports ``preloaded``, and each child stands a
+``warden``, which tells how that ended.
 
 The main process never imports or runs what clients send; its children do.
 """

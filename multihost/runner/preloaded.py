@@ -13,6 +13,10 @@ from types import TracebackType
 
 import cloudpickle  # noqa: F401
 
+# Programs ask for these by name where they begin, and so in each of their children.
+import multihost.detached
+import multihost.executor
+import multihost.pool
 import multihost.runner.slot  # noqa: F401
 
 _BEGINS_CHILDREN = "multiprocessing.spawn"

@@ -11,7 +11,6 @@ import signal
 import socket
 from collections import deque
 from dataclasses import dataclass, field, replace
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 from multihost.deaths import Death, how_it_ended
 from multihost.errors import ProtocolError
 from multihost.runner import events, memory, scratch, slot
+from multihost.runner.fork_server import start_fork_server
 from multihost.runner.interrupts import INTERRUPT, RECALL, stack_of_tasks
 from multihost.runner.pipe import widen
 from multihost.runner.tail import Tail
@@ -29,7 +29,6 @@ from multihost.wire.frames import Buffer, FrameReader, frame
 logger = logging.getLogger(__name__)
 
 _MAX_FRAME = 1 << 40  # a child's frames are bounded by the cap on one result, and by what it may gather
-_PRELOAD = ["multihost.runner.preloaded"]
 _JOIN_SECONDS = 5.0
 _MAX_STACK_BYTES = 8 * 1024
 _MAX_RECORD = 64
@@ -70,15 +69,6 @@ class _Process:
             while self.report.poll():
                 self.records.append(self.report.recv_bytes(_MAX_RECORD))
         return self.records
-
-
-def start_fork_server() -> None:
-    """Have the fork server import what children need, while the worker joins the master."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOAD)
-    # Children inherit that: until one has its handler, the signal would end it.
-    signal.signal(INTERRUPT, signal.SIG_IGN)
-    with contextlib.suppress(OSError):  # the first child that cannot be started will tell
-        forkserver.ensure_running()
 
 
 class Slots:
