@@ -68,6 +68,7 @@ class Child:
     excess: int = 0  # bytes that it had taken when it was killed for that,
     suspect: int = 0  # and the token of the task that ran then
     voids: int = 0  # how many of the running are void
+    crowded: bool = False  # whether a task that was interrupted has left processes in it
     since: float = 0.0  # when it was last seen to go on: it was given a task while idle, or ended one
 
     @property
@@ -85,8 +86,8 @@ class Child:
 
     @property
     def worn(self) -> bool:
-        """Whether it has run all the tasks that a process of its session may run."""
-        return self.left is not None and self.left <= 0
+        """Whether it is given no more tasks: it has run all that a process of its session may run, or is crowded."""
+        return self.crowded or (self.left is not None and self.left <= 0)
 
     def note_begun(self, threads: int, now: float) -> None:
         """So many of its tasks run, the first ones; those that are new among them have just begun."""

@@ -19,6 +19,7 @@ from multihost.runner.events import (
     ChildDied,
     Condemn,
     Connected,
+    Crowded,
     Disconnected,
     DrainAsked,
     Drop,
@@ -124,6 +125,7 @@ class RunnerCore:
             RelayClosed: self._relay_closed,
             ChildDied: self._child_died,
             Measured: self._measured,
+            Crowded: self._crowded,
             StartFailed: self._start_failed,
             DrainAsked: self._drain_asked,
             Tick: self._tick,
@@ -467,6 +469,14 @@ class RunnerCore:
             f"a child process is killed: it took {in_bytes(event.used_bytes)} of memory, its limit is {in_bytes(limit)}"
         )
         return [Note("warning", text), Condemn(child.number)]
+
+    def _crowded(self, event: Crowded, now: float) -> list[Effect]:
+        """A task that is over shall not go on in the processes that it started: they end with the child."""
+        if (child := self._children.get(event.child)) is None:
+            return []
+        child.crowded = True
+        text = "a child process is replaced: a task was interrupted, and has left processes behind"
+        return [Note("warning", text), *self._retire_if_worn(child, now)]
 
     def _start_failed(self, event: StartFailed, now: float) -> list[Effect]:
         """Not the tasks' fault: others may have them, and this worker rests, longer each time it fails again."""

@@ -98,6 +98,12 @@ class Measured(NamedTuple):
     used_bytes: int
 
 
+class Crowded(NamedTuple):
+    """A task that was interrupted has ended in a child, and left processes behind."""
+
+    child: int
+
+
 class StartFailed(NamedTuple):
     """A child could not be started; this host has no room for a process."""
 
@@ -114,7 +120,7 @@ class Tick(NamedTuple):
 
 
 FromChild = Finished | Started | Printed | Unstarted | Lent | RelayOpened | Relayed | RelayClosed | ChildDied
-Event = Connected | Disconnected | Received | FromChild | Measured | StartFailed | DrainAsked | Tick
+Event = Connected | Disconnected | Received | FromChild | Measured | Crowded | StartFailed | DrainAsked | Tick
 
 
 class Send(NamedTuple):

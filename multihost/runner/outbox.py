@@ -87,8 +87,13 @@ class Outbox:
             self._awake.set()
             if self._pulse is None:
                 with self._guard, self._lifted():
-                    self._pulse = threading.Thread(target=self._beat, name="multihost-pulse", daemon=True)
-                    self._pulse.start()
+                    pulse = threading.Thread(target=self._beat, name="multihost-pulse", daemon=True)
+                    try:
+                        pulse.start()
+                        self._pulse = pulse
+                    except RuntimeError:  # there is no room for a thread: then nothing gathers
+                        self._awake.clear()
+                        self.hand_over()
 
     def close(self) -> None:
         """This process was forked from a child's: the pipe is not its own."""

@@ -2,9 +2,16 @@
 
 A child that is being started when its worker is killed finds nothing to read where its orders should be. Nobody is left
 to whom that would be news; the fork server, which has all children's stderr, would print a traceback.
+
+A host without room for a process must not cost those that are there: the standard library's fork server ends when it
+cannot fork, and with it all wardens would. Here it closes what the request came with, so that the worker hears of it,
+and serves on.
 """
 
+import contextlib
+import errno
 import json  # noqa: F401
+import os
 import runpy  # noqa: F401
 import sys
 import traceback
@@ -28,4 +35,24 @@ def _report(kind: type[BaseException], error: BaseException, frames: TracebackTy
         sys.__excepthook__(kind, error, frames)
 
 
+_fork = os.fork
+
+
+def _fork_or_refuse() -> int:
+    """``os.fork`` in the fork server. Raises: ConnectionAbortedError, over which it goes on to the next request."""
+    try:
+        process = _fork()
+    except OSError as error:
+        request = sys._getframe(1).f_locals
+        for descriptor in (request.get("child_r"), request.get("child_w"), *request.get("fds", ())):
+            if isinstance(descriptor, int):
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+        raise ConnectionAbortedError(errno.ECONNABORTED, "there is no room for a process") from error
+    if not process:
+        os.fork = _fork
+    return process
+
+
 sys.excepthook = _report
+os.fork = _fork_or_refuse

@@ -5,6 +5,7 @@ import fcntl
 import shutil
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -13,6 +14,7 @@ PREFIX = "multihost-"
 _LOCK = "worker"
 # What a killed worker has started ends soon after it, and may be about to begin even.
 _LEFT_SECONDS = 10.0
+_to_remove: deque[Path] = deque()
 
 
 class Scratch:
@@ -60,7 +62,11 @@ def make_directory() -> tuple[Path, IO[str]]:
 def remove_later(directory: Path) -> None:
     """Remove what may be large, without waiting for it."""
     if directory.exists():
-        threading.Thread(target=shutil.rmtree, args=(directory, True), daemon=True).start()
+        _to_remove.append(directory)
+    with contextlib.suppress(RuntimeError):  # there is no room for a thread: with the next one, or with the worker's
+        while _to_remove:
+            threading.Thread(target=shutil.rmtree, args=(_to_remove[0], True), daemon=True).start()
+            _to_remove.popleft()
 
 
 def remove_left() -> None:

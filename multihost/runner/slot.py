@@ -73,7 +73,10 @@ def main(pipe: Connection, control: socket.socket, report: Connection, config: S
         pipe.close()
         control.close()
 
-    fork_guarded(report, release)
+    try:
+        fork_guarded(report, release)
+    except OSError:
+        os._exit(1)  # there is no room for a process; that nothing was reported tells it
     reuse_large()
     slot = Slot(Pipe(pipe), control, config)
     with contextlib.suppress(EOFError, OSError):  # the worker closed the pipe, or is gone
@@ -127,6 +130,7 @@ class Slot:
             self._interrupts,
         )
         self._reading = threading.Lock()  # held to change who reads the pipe
+        self._is_copy = False  # whether a task has forked this process from its slot's
         self._at_work = False  # whether the main thread runs tasks, rather than reads the pipe
         self._reader_wanted = False
         self._reader: threading.Thread | None = None
@@ -143,7 +147,8 @@ class Slot:
         os.register_at_fork(after_in_child=self._forked)
 
     def _forked(self) -> None:
-        """A task forked this process: the copy must not speak to the worker."""
+        """A task forked this process: the copy must not speak to the worker, nor read what it says."""
+        self._is_copy = True
         self._outbox.close()
         self._output.forget()
         enclosing.door = None
@@ -191,8 +196,9 @@ class Slot:
         """Unless the main thread reads the pipe now: then that calls this before it does anything else."""
         with self._interrupts, self._reading:
             if self._at_work and self._reader is None:
-                self._reader = threading.Thread(target=self._read_forever, name="multihost-reader", daemon=True)
-                self._reader.start()
+                reader = threading.Thread(target=self._read_forever, name="multihost-reader", daemon=True)
+                reader.start()  # where that fails, it is the error of the task that wants to submit others
+                self._reader = reader
 
     def _read_forever(self) -> None:
         try:
@@ -234,6 +240,8 @@ class Slot:
         while (task := self._backlog.take()) is not None:
             order, token, arguments = task
             kind, content = self._run(order, token, arguments)
+            if self._is_copy:
+                os._exit(0)  # the task returned in the copy, too
             self._output.end(token)
             if self._scratch.made:
                 self._scratch.remove(token)

@@ -22,7 +22,7 @@ from multihost.runner.fork_server import start_fork_server
 from multihost.runner.interrupts import INTERRUPT, RECALL, stack_of_tasks
 from multihost.runner.pipe import widen
 from multihost.runner.tail import Tail
-from multihost.runner.warden import END, read_child, read_ended
+from multihost.runner.warden import END, descendants, read_child, read_ended
 from multihost.wire import messages
 from multihost.wire.frames import Buffer, FrameReader, frame
 
@@ -60,6 +60,7 @@ class _Process:
     frames: FrameReader = field(default_factory=lambda: FrameReader(_MAX_FRAME))
     outbox: deque[memoryview] = field(default_factory=deque)
     blocked: bool = False  # whether the selector tells when it can be written to
+    interrupted: bool = False  # and what it ran then has not ended yet
     killed: bool = False  # by us; its death is still to be told
     records: list[bytes] = field(default_factory=list)
 
@@ -164,6 +165,7 @@ class Slots:
         """Have a child end one task; if it cannot, the core will have it killed."""
         if (child := self._processes.get(number)) is None:
             return
+        child.interrupted = child.interrupted or token != RECALL
         with contextlib.suppress(OSError):  # it is gone, or has long not read what it was told before
             child.control.send(pickle.dumps((token, seconds)))
         with contextlib.suppress(OSError):
@@ -276,8 +278,16 @@ class Slots:
                 child.killed = True
                 _signal(child, END)  # the sentinel will tell
                 return reports
+            if child.interrupted and any(isinstance(report, events.Finished) for report in reports):
+                child.interrupted = False
+                if self._is_crowded(child):
+                    reports.append(events.Crowded(child.number))
             if size < len(space) and not child.frames.pending:
                 return reports  # that was all; of a large frame, more may have come meanwhile
+
+    def _is_crowded(self, child: _Process) -> bool:
+        """Whether there are processes in its family besides itself."""
+        return child.process.pid is not None and len(descendants(child.process.pid)) > 1
 
     # --- inside ------------------------------------------------------------------------------------------------
 

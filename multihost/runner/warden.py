@@ -15,7 +15,7 @@ import os
 import signal
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -108,11 +108,31 @@ def _reap(child: int) -> Ended | None:
 def _end_family() -> None:
     """Kill what has become ours with the child's death, and what becomes ours with theirs."""
     deadline = time.monotonic() + _CLEANUP_SECONDS
+    known: set[int] = set()
     while _has_children() and time.monotonic() < deadline:
-        for process in _descendants(os.getpid()):
-            with contextlib.suppress(OSError):  # it has ended, or is another user's
-                os.kill(process, signal.SIGKILL)
+        if new := _freeze_family() - known:
+            known |= new
+            deadline = time.monotonic() + _CLEANUP_SECONDS
+        _signal_all(descendants(os.getpid()), signal.SIGKILL)
         signal.sigtimedwait({signal.SIGCHLD}, 0.05)
+
+
+def _freeze_family() -> set[int]:
+    """Stop them all, until none is new: where each one forks, those that are killed would make room for others."""
+    frozen: set[int] = set()
+    while new := _signal_all(set(descendants(os.getpid())) - frozen, signal.SIGSTOP):
+        frozen |= new
+    return frozen
+
+
+def _signal_all(processes: Iterable[int], number: int) -> set[int]:
+    """Those of these processes that could be signalled."""
+    told = set()
+    for process in processes:
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            os.kill(process, number)
+            told.add(process)
+    return told
 
 
 def _has_children() -> bool:
@@ -124,14 +144,17 @@ def _has_children() -> bool:
     return True
 
 
-def _descendants(ancestor: int) -> list[int]:
+def descendants(ancestor: int) -> list[int]:
+    """The processes that descend from one, but for those that have ended."""
     parents = {}
     for name in os.listdir("/proc"):
         if name.isdecimal():
             with contextlib.suppress(OSError):
                 # The second field is the name in parentheses, which may contain anything; the fourth is the parent.
                 stat = Path(f"/proc/{name}/stat").read_bytes()
-                parents[int(name)] = int(stat.rpartition(b")")[2].split()[1])
+                state, parent, *_ = stat.rpartition(b")")[2].split()
+                if state != b"Z":
+                    parents[int(name)] = int(parent)
     found = [ancestor]
     for process in found:
         found += [child for child, parent in parents.items() if parent == process]

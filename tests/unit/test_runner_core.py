@@ -14,6 +14,7 @@ from multihost.runner.core import CHILD_SECONDS, HOLD_SECONDS, MAX_HELD, STUCK_S
 from multihost.runner.events import (
     ChildDied,
     Connected,
+    Crowded,
     Disconnected,
     DrainAsked,
     Effect,
@@ -22,6 +23,7 @@ from multihost.runner.events import (
     Kill,
     Received,
     RelayOpened,
+    Retire,
     Run,
     Send,
     Start,
@@ -829,6 +831,16 @@ def test_what_a_child_that_could_not_be_started_had_goes_back_unpenalised() -> N
     assert Send(("give_back", [1])) in effects
     assert not any(isinstance(effect, Send) and effect.message[0] == "settle" for effect in effects)
     assert core.held == 0
+
+
+def test_child_in_which_an_interrupted_task_has_left_processes_is_replaced_when_it_is_idle() -> None:
+    core = RunnerCore(1, DRAIN_TIMEOUT)
+    core.handle(Connected(), 0.0)
+    child, _ = started(core, 0.0, [1])
+    assert not any(isinstance(effect, Retire) for effect in core.handle(Crowded(child), 0.0))
+    assert Retire(child) in core.handle(Finished(child, [(1, "error", b"")], 0.1), 0.0)
+    other, _ = started(core, 0.0, [2])
+    assert other != child
 
 
 def test_a_host_without_room_rests_longer_each_time_and_asks_for_nothing_meanwhile() -> None:
