@@ -26,6 +26,11 @@ def size(data: bytes) -> int:
     return len(data)
 
 
+def given(*args: object, **kwds: object) -> object:
+    """Its arguments; a single one as it is."""
+    return args[0] if len(args) == 1 and not kwds else (args, kwds)
+
+
 def zeros(count: int) -> bytes:
     return bytes(count)
 

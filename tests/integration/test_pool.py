@@ -1,5 +1,6 @@
 """Pool does what multiprocessing.Pool does, on real workers; and what goes wrong in a task is that task's error."""
 
+import array
 import functools
 import gc
 import itertools
@@ -362,6 +363,31 @@ def test_a_task_that_starts_a_process_is_told_that_it_may_not(pool: multihost.Po
 
 
 # --- sizes -----------------------------------------------------------------------------------------------------
+
+
+def test_large_values_go_and_come_back_as_they_were_however_they_are_passed(pool: multihost.Pool) -> None:
+    large = os.urandom(11 * MEGABYTE)
+    others = [
+        bytearray(large),
+        [large, large[:300_000]],
+        {"key": large},
+        "text" * MEGABYTE,
+        array.array("q", [7]) * MEGABYTE,
+    ]
+    assert pool.apply(tasks.given, (large, 1), {"key": large}) == ((large, 1), {"key": large})
+    assert pool.map(tasks.given, [large, *others, large], 1) == [large, *others, large]
+    assert pool.map(tasks.given, [large[:MEGABYTE], 1, large[1:MEGABYTE], *others], 4) == [
+        large[:MEGABYTE],
+        1,
+        large[1:MEGABYTE],
+        *others,
+    ]
+
+
+def test_large_values_of_many_calls_at_once_are_not_mixed_up(pool: multihost.Pool) -> None:
+    values = [os.urandom(size) for size in (3_000_000, 70_000, 262_144, 5_000_000, 100, 1_000_000) for _ in range(6)]
+    results = [pool.apply_async(tasks.given, (value,)) for value in values]
+    assert [result.get() for result in results] == values
 
 
 def test_a_task_larger_than_the_masters_cap_is_that_tasks_error(small_cluster: Cluster) -> None:

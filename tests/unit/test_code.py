@@ -9,6 +9,7 @@ import sys
 import types
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -299,6 +300,17 @@ def test_closure_is_sent_as_it_is_now(program: Path) -> None:
     assert book.blobs_for(closure)[-1] == first
     held.append(2)
     assert book.blobs_for(closure)[-1].blob_id != first.blob_id
+
+
+def test_value_that_is_bound_to_a_function_is_the_same_blob_in_each_call_as_long_as_it_is_the_same(
+    program: Path,
+) -> None:
+    book, value = CodeBook(100_000), bytearray(50_000)
+    first = book.blobs_for(partial(len, value))[-1]
+    assert len(first.content) > 50_000
+    assert book.blobs_for(partial(len, bytearray(50_000)))[-1].blob_id == first.blob_id
+    value[0] = 1
+    assert book.blobs_for(partial(len, value))[-1].blob_id != first.blob_id
 
 
 def test_bound_method_is_sent_with_its_object_as_it_is_now(program: Path) -> None:
