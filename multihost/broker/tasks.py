@@ -124,13 +124,13 @@ class Task:
     function_id: str
     payload: bytes
     options: TaskOptions = PLAIN
+    queued_at: float = 0.0  # wall-clock time since when it could have been leased; 0: before a restart
     state: TaskState = TaskState.QUEUED
     losses: tuple[str, ...] = ()  # why each lost delivery was lost, since a retry or an item of the chunk ended
     tries: int = 0  # how often it raised and was queued again
     done: int = 0  # how many items of a chunk have ended
     expires_at: float | None = None  # wall-clock time
     leased_at: float | None = None  # on the clock of events; None: before a restart of the master
-    queued_at: float = 0.0  # wall-clock time since when it could have been leased; 0: before a restart
 
     @property
     def delivery(self) -> int:
