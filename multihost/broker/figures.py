@@ -35,8 +35,10 @@ class Figures:
         """Tasks of one session are leased at ``now`` (wall-clock time)."""
         # Those of one submit have waited equally long, and mostly go together: then the first and the last tell of all.
         since = tasks[0].queued_at
-        counts = {since: len(tasks)} if tasks[-1].queued_at == since else Counter(task.queued_at for task in tasks)
-        for queued_at, count in counts.items():
+        if since and tasks[-1].queued_at == since:
+            session.waits.add(max(0.0, now - since), len(tasks))
+            return
+        for queued_at, count in Counter(task.queued_at for task in tasks).items():
             if queued_at:
                 session.waits.add(max(0.0, now - queued_at), count)
 

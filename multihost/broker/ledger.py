@@ -8,7 +8,6 @@ before; what a command is told is a fact.
 Times in here are wall-clock times, since they outlive the process.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -83,7 +82,7 @@ class Ledger:
     def forget_counts(self) -> None:
         """Begin anew with what is counted for each session: the journal has only what is counted in all."""
         for name, session in self.sessions.items():
-            session.counts = Counter(submitted=sum(self.places(name)))
+            session.counts = {**dict.fromkeys(COUNTS, 0), "submitted": sum(self.places(name))}
 
     def places(self, session: str) -> tuple[int, int]:
         """How many of a session's tasks are queued or delayed, and how many are leased."""
@@ -118,6 +117,7 @@ class Ledger:
         worker: str,
     ) -> Session:
         session = self.sessions[session_id] = Session(session_id, name, limit, lifetime, family, depth, worker)
+        session.counts = dict.fromkeys(COUNTS, 0)
         self.ready.open(session_id, limit, family, depth)
         return session
 
@@ -199,7 +199,7 @@ class Ledger:
         session, called = self.sessions[session_id], now - options.age
         due = max(now, called + options.delay)
         tasks = [
-            Task(session_id, number, function_id, payload, options, queued_at=due)
+            Task(session_id, number, function_id, payload, options, due)
             for number, payload in enumerate(payloads, first)
         ]
         session.next_sequence = first + len(payloads)

@@ -1,6 +1,5 @@
 """Who takes part: the sessions of clients, and the workers, as the master knows them."""
 
-from collections import Counter
 from dataclasses import dataclass, field
 
 from multihost.histogram import Histogram
@@ -39,7 +38,7 @@ class Session:
     opener: int | None = None  # the fencing token of the task that opened it, if its process has told that
     left_at: float = 0.0  # when its client left
     lacking: set[frozenset[str]] = field(default_factory=set)  # labels that no worker has; the client knows
-    counts: Counter[str] = field(default_factory=Counter)  # of its tasks, under the names of ``ledger.COUNTS``
+    counts: dict[str, int] = field(default_factory=dict)  # of its tasks, under the names of ``ledger.COUNTS``
     waits: Histogram = field(default_factory=Histogram)  # how long its tasks were queued before each lease
     runs: Histogram = field(default_factory=Histogram)  # how long they ran
 

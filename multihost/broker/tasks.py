@@ -124,6 +124,7 @@ class Task:
     function_id: str
     payload: bytes
     options: TaskOptions = PLAIN
+    queued_at: float = 0.0  # wall-clock time since when it could have been leased; 0: before a restart
     state: TaskState = TaskState.QUEUED
     losses: tuple[str, ...] = ()  # why each lost delivery was lost, since a retry or an item of the chunk ended
     tries: int = 0  # how often it raised and was queued again
@@ -131,7 +132,6 @@ class Task:
     expires_at: float | None = None  # wall-clock time
     leased_at: float | None = None  # on the clock of events; None: before a restart of the master
     in_process: bool = False  # whether its worker has said that a process has it, which it says of suspects
-    queued_at: float = 0.0  # wall-clock time since when it could have been leased; 0: before a restart
 
     @property
     def delivery(self) -> int:
