@@ -31,6 +31,7 @@ from system import System
 FEW_WORKERS, MANY_WORKERS, IDLE_WORKERS = 2, 100, 1000
 _WINDOW = 64  # tasks that a light worker holds
 _MANY_TASKS, _REPEATS, _IN_FLIGHT = 20_000, 200, 16
+_LEASED = 4 * REPORT  # from the head of the queue: of fewer, a pause of the machine's would be all that is seen
 _IDLE_SECONDS = 10.0
 _SMALL_VALUE, _LARGE_VALUE = 1_000_000, 100_000_000
 _IMPORTS = 10
@@ -74,10 +75,10 @@ def idle_workers(rounds: int, queue: int) -> Figures:
 
 def long_queue(rounds: int, queue: int) -> Figures:
     """Tasks a second that are leased from a short queue and from a long one, and what a waiting task takes."""
-    short, _, _ = _leased_from(2 * REPORT)
+    short, _, _ = _leased_from(_LEASED + REPORT)
     long, master, client = _leased_from(queue)
     return {
-        f"leases/s, {2 * REPORT:,} tasks in the queue": short,
+        f"leases/s, {_LEASED + REPORT:,} tasks in the queue": short,
         f"leases/s, {queue:,} tasks in the queue": long,
         "long / short": long / short,
         f"{queue:,} waiting: bytes a task in the master": master,
@@ -206,8 +207,8 @@ def _leased_from(queue: int) -> tuple[float, float, float]:
         programs.wait_until(lambda: cluster.statistics()["queued"] == queue, "all were accepted", 120.0)
         master, client = (after - size for after, size in zip(_memory(cluster), before, strict=True))
         with light_workers(cluster, 1) as lines:
-            first, second = (line.split() for line in (lines.readline(), lines.readline()))
-        tasks, seconds = int(second[0]) - int(first[0]), float(second[1]) - float(first[1])
+            first, *_, last = (lines.readline().split() for _ in range(_LEASED // REPORT + 1))
+        tasks, seconds = int(last[0]) - int(first[0]), float(last[1]) - float(first[1])
         del results
     return tasks / seconds, master / queue, client / queue
 

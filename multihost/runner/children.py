@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from itertools import islice
 
 # With such options tasks go to a child one at a time: those behind one that is stopped or dies would suffer with it.
 TIMEOUT, CAREFUL = "timeout", "careful"
@@ -22,8 +21,8 @@ class Item:
     overdue: bool = False  # its time is up
     retry: bool = False  # whether its caller wants another try then
     retry_memory: bool = False  # or when it takes too much memory
-    began: float | None = None  # when it began to run, as far as the worker knows
-    late: bool = False  # it was seen to take longer than its function used to
+    begun: bool = False  # whether it runs, as far as the worker knows
+    end: float | None = None  # when it is expected to end then, if anything is known of that
 
     @property
     def chunk(self) -> bool:
@@ -69,7 +68,8 @@ class Child:
     suspect: int = 0  # and the token of the task that ran then
     voids: int = 0  # how many of the running are void
     crowded: bool = False  # whether a task that was interrupted has left processes in it
-    since: float = 0.0  # when it was last seen to go on: it was given a task while idle, or ended one
+    since: float = 0.0  # when it was last seen to go on: it ended a task, or was given one when nothing waited in it
+    late: bool = False  # what it runs was seen to take longer than expected, so nothing is to wait behind that
 
     @property
     def busy(self) -> bool:
@@ -88,12 +88,6 @@ class Child:
     def worn(self) -> bool:
         """Whether it is given no more tasks: it has run all that a process of its session may run, or is crowded."""
         return self.crowded or (self.left is not None and self.left <= 0)
-
-    def note_begun(self, threads: int, now: float) -> None:
-        """So many of its tasks run, the first ones; those that are new among them have just begun."""
-        for item in islice(self.running.values(), threads):
-            if item.began is None:
-                item.began = now
 
     def void(self, token: int) -> None:
         """The lease of one of its tasks has ended."""

@@ -167,7 +167,8 @@ class RunnerCore:
     def next_deadline(self) -> float | None:
         """When a ``Tick`` is due in any case: a task's time is up, something takes too long, or is about to end."""
         deadlines = [self._limits.next(), self._review, *self._retiring.values()]
-        stuck = [child.since for child in self._children.values() if self._keeps_waiting(child)]
+        children = self._children.values()
+        stuck = [child.since for child in children if len(child.running) > self._threads and not child.lending]
         if self._queue:
             stuck.append(self._progress)
         deadlines += [since + STUCK_SECONDS + _LATER for since in stuck]
@@ -303,9 +304,11 @@ class RunnerCore:
         outcomes = [outcome for outcome in event.outcomes if self._note_outcome(child, outcome[0], each)]
         if outcomes:
             child.since = now
-            child.note_begun(self._threads, now)
             if self._connected:
                 self._ran.append((outcomes[0][0], len(outcomes), each * len(outcomes)))
+        if event.outcomes:
+            child.late = False
+            self._note_begun(child, now)
         effects += self._report("settle", outcomes)
         self._rest_seconds = 0.0
         self._progress = now
@@ -497,7 +500,7 @@ class RunnerCore:
         tasks = [*items]
         for item in tasks:
             self._limits.lift(item.token)
-            item.began, item.late = None, False
+            item.begun, item.end = False, None
         self._queue.extendleft(item for item in reversed(tasks) if not item.void)
 
     def _retire_if_worn(self, child: Child, now: float) -> list[Effect]:
@@ -551,23 +554,28 @@ class RunnerCore:
                 return child
         return None
 
+    def _note_begun(self, child: Child, now: float) -> None:
+        """Those of a child's tasks that run: of the new ones among them, when they are expected to end."""
+        for item in islice(child.running.values(), self._threads):
+            if not item.begun:
+                item.begun = True
+                if not (item.careful or TIMEOUT in item.options):
+                    seconds = self._seconds.get(item.measure)
+                    item.end = None if seconds is None else now + seconds
+
     def _ends(self, child: Child) -> list[float]:
         """When the tasks that a child runs are expected to end, those of which something is known."""
-        running = islice(child.running.values(), self._threads) if child.busy else ()
-        return [
-            item.began + seconds
-            for item in running
-            if item.began is not None
-            and not (item.late or item.careful or TIMEOUT in item.options)
-            and (seconds := self._seconds.get(item.measure)) is not None
-        ]
+        running = islice(child.running.values(), self._threads)
+        return [item.end for item in running if item.end is not None and not child.lending]
 
     def _busy(self) -> int:
         return sum(child.busy for child in self._children.values())
 
     def _child_for(self, item: Item) -> Child | None:
         """The child that can take ``item`` now: an idle one, or, when no slot is free, one whose pipe holds little."""
-        suitable = [child for child in self._children.values() if child.suits(item) and not self._is_late(child)]
+        suitable = [
+            child for child in self._children.values() if child.suits(item) and not (child.late and child.running)
+        ]
         best = min(suitable, key=lambda child: len(child.running), default=None)
         if best is None:
             return None
@@ -610,7 +618,7 @@ class RunnerCore:
         new = first.function_id not in child.functions
         child.functions.add(first.function_id)
         self._children.move_to_end(child.number)
-        child.note_begun(self._threads, now)
+        self._note_begun(child, now)
         run = Run(child.number, first.function_id, new, tasks, first.options)
         return [Send(("begun", [first.token])), run] if first.careful and self._connected else [run]
 
@@ -656,13 +664,21 @@ class RunnerCore:
 
     def _about_to_end(self, now: float) -> int:
         """How many tasks end within the holding time, by the durations of their functions; sets when that changes."""
-        ends = [end for child in self._children.values() for end in self._ends(child)]
-        # One that goes on for longer than expected is as good as one whose end is not known.
-        changes = [end + after for end in ends for after in (-HOLD_SECONDS, STUCK_SECONDS)]
-        if self._queue:
-            changes += [end - CHILD_SECONDS for end in ends]  # when to hand something ahead
-        self._review = min((change for change in changes if change > now), default=None)
-        return sum(end - HOLD_SECONDS <= now < end + STUCK_SECONDS for end in ends)
+        count, review = 0, _UNKNOWN
+        for child in self._children.values():
+            for end in self._ends(child):
+                if now < end - HOLD_SECONDS:
+                    change = end - HOLD_SECONDS
+                elif now < end + STUCK_SECONDS:
+                    count += 1
+                    # Then something is handed ahead. One that goes on for longer is as good as one not measured.
+                    may_hand = self._queue and now < end - CHILD_SECONDS
+                    change = end - CHILD_SECONDS if may_hand else end + STUCK_SECONDS
+                else:
+                    continue
+                review = min(review, change)
+        self._review = None if review == _UNKNOWN else review
+        return count
 
     def _give_back_queue(self) -> list[Effect]:
         tokens = [item.token for item in self._queue]
@@ -680,8 +696,7 @@ class RunnerCore:
         if self._queue and now - self._progress > STUCK_SECONDS:
             # What runs takes longer than its function used to: let others have what waits behind it.
             for child in self._children.values():
-                for item in child.running.values():
-                    self._note_long(item)
+                self._note_late(child)
             effects += self._give_back_queue()
         return effects
 
@@ -691,21 +706,18 @@ class RunnerCore:
         for child in self._children.values():
             if self._keeps_waiting(child) and now - child.since > STUCK_SECONDS:
                 child.since = now  # asked again in a while, if it was between two tasks
-                for item in child.running.values():
-                    self._note_long(item)
+                self._note_late(child)
                 effects.append(Recall(child.number))
         return effects
-
-    def _is_late(self, child: Child) -> bool:
-        """Whether something runs in it that takes longer than expected, so that nothing is to wait behind that."""
-        return any(item.late for item in islice(child.running.values(), self._threads))
 
     def _keeps_waiting(self, child: Child) -> bool:
         return len(child.running) > self._threads and not child.lending
 
-    def _note_long(self, item: Item) -> None:
-        item.late = True
-        self._seconds[item.measure] = max(self._seconds.get(item.measure, 0.0), HOLD_SECONDS)
+    def _note_late(self, child: Child) -> None:
+        child.late = bool(child.running)
+        for item in child.running.values():
+            item.end = None
+            self._seconds[item.measure] = max(self._seconds.get(item.measure, 0.0), HOLD_SECONDS)
 
     def _enforce(self, now: float) -> list[Effect]:
         """Interrupt tasks whose time is up, and kill children that did not end one in time."""
