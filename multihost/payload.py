@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from multihost.errors import PythonMismatch, RemoteError, RemoteTraceback
+from multihost.errors import PythonMismatch, RemoteError, RemoteTraceback, ResultNotRebuilt
 
 PYTHON_MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 # A pickle of protocol 2 or later begins with b"\x80"; this mark cannot be confused with one.
@@ -66,6 +66,14 @@ def loads(data: bytes) -> object:
     if sender != PYTHON_MINOR:
         raise PythonMismatch(sender, PYTHON_MINOR)
     return pickle.loads(pickled)
+
+
+def not_rebuilt(error: BaseException, data: bytes, place: int | None = None) -> ResultNotRebuilt:
+    """What a caller is told whose result ``data``, or the value of that place in it, ``loads`` could not rebuild."""
+    pickled = data.partition(b"\n")[2] if is_by_value(data) else data
+    told = ResultNotRebuilt(repr(error), pickled, place)
+    told.__cause__ = error
+    return told
 
 
 def dump_error(error: BaseException, max_bytes: float = float("inf")) -> bytes:
@@ -156,8 +164,8 @@ def load_part(data: bytes) -> tuple[int, float, Outcomes]:
         values, errors = loaded
         outcomes = Outcomes(values, {place: load_error(error) for place, error in errors.items()})
     except BaseException as error:
-        error.add_note("the task ran, but its result cannot be rebuilt in this program")
-        outcomes = Outcomes.failed(error, int(count))
+        errors = {place: not_rebuilt(error, body, place) for place in range(int(count))}
+        outcomes = Outcomes([None] * int(count), errors)
     return int(start), float(seconds), outcomes
 
 
