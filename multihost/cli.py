@@ -15,6 +15,7 @@ import click
 
 import multihost
 from multihost import letters
+from multihost.errors import JournalFull
 from multihost.settings import Address, ExitCode, parse_address, read_authkey, read_settings
 
 # What is to be done once the arguments are read; gives the exit code.
@@ -272,6 +273,8 @@ def main() -> int:
         return chosen()
     except multihost.MasterUnreachable as error:
         return _tell(error, ExitCode.UNAVAILABLE)
+    except JournalFull as error:
+        return _tell(error, ExitCode.JOURNAL)
     except multihost.SettingsError as error:
         return _tell(error, ExitCode.SETTINGS)
     except multihost.AuthenticationError as error:

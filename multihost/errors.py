@@ -279,6 +279,26 @@ class PythonMismatch(MultihostError):
         )
 
 
+class ResultNotRebuilt(MultihostError):
+    """A task has returned, and its result cannot be rebuilt in this program; why is in ``__cause__``.
+
+    Nothing is lost: where what the result is made of can be imported, ``pickle.loads(error.payload)`` is the result.
+    Of a map, items that came together are one pickle: there, ``pickle.loads(error.payload)[0][error.place]`` is.
+    """
+
+    def __init__(self, reason: str, payload: bytes, place: int | None = None) -> None:
+        super().__init__(reason, payload, place)
+        self.reason, self.payload, self.place = reason, payload, place
+
+    def __str__(self) -> str:
+        which = "" if self.place is None else f"[0][{self.place}]"
+        return (
+            f"the task ran, but its result cannot be rebuilt in this program ({self.reason}). Its bytes "
+            f"({len(self.payload):,}) are kept: where what they name can be imported, it is "
+            f"pickle.loads(error.payload){which}."
+        )
+
+
 class JournalError(MultihostError):
     """The master's journal cannot be used as it is; the classes below say what can be done about it."""
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from multihost.errors import PythonMismatch, RemoteError, RemoteTraceback
+from multihost.errors import PythonMismatch, RemoteError, RemoteTraceback, ResultNotRebuilt
 
 PYTHON_MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 # A pickle of protocol 2 or later begins with b"\x80"; this mark cannot be confused with one.
@@ -128,6 +128,14 @@ def loads(data: bytes) -> object:
     return pickle.loads(pickled)
 
 
+def not_rebuilt(error: BaseException, data: bytes, place: int | None = None) -> ResultNotRebuilt:
+    """What a caller is told whose result ``data``, or the value of that place in it, ``loads`` could not rebuild."""
+    pickled = data.partition(b"\n")[2] if is_by_value(data) else data
+    told = ResultNotRebuilt(repr(error), pickled, place)
+    told.__cause__ = error
+    return told
+
+
 def dump_error(error: BaseException, max_bytes: float = float("inf")) -> bytes:
     """The bytes of a task's exception: itself where it survives the journey, and always its text and traceback.
 
@@ -216,8 +224,8 @@ def load_part(data: bytes) -> tuple[int, float, Outcomes]:
         values, errors = loaded
         outcomes = Outcomes(values, {place: load_error(error) for place, error in errors.items()})
     except BaseException as error:
-        error.add_note("the task ran, but its result cannot be rebuilt in this program")
-        outcomes = Outcomes.failed(error, int(count))
+        errors = {place: not_rebuilt(error, body, place) for place in range(int(count))}
+        outcomes = Outcomes([None] * int(count), errors)
     return int(start), float(seconds), outcomes
 
 

@@ -36,6 +36,9 @@ T = TypeVar("T")
 QUEUES = ("get_task_queue", "get_result_queue")
 # What peers may ask and say while nothing can be written down.
 _HARMLESS = {"ping", "heartbeat", "load", "ask", "status"}
+# What is asked and answered about single tasks, and all of dead letters: what is known of them may not be written down
+# yet. Who asks does not wait for that, but is told why there is no answer.
+_PUT_OFF = {"find", "found"}
 # Nobody waits for these alone: they go with what is sent to their peer next, or later: "accepted" after so long, which
 # longer would keep clients with much to submit waiting while nothing comes back, and shorter would be a send for each
 # task, where tasks come one by one; "recorded", which only frees memory, at the next tick.
@@ -106,6 +109,10 @@ def _set_of(kind: type[T], info: dict[str, object], name: str) -> frozenset[T]:
     if not isinstance(some, tuple) or not all(type(one) is kind for one in some):
         raise ProtocolError(f"a worker's {name} are a tuple of {kind.__name__}")
     return frozenset(some)
+
+
+def _is_put_off(message: Message) -> bool:
+    return message[0] in _PUT_OFF or str(message[0]).startswith("dead_")
 
 
 @dataclass(slots=True)
@@ -321,6 +328,7 @@ class Service:
         self._turns += 1
         self._commit()
         if self._full is not None:
+            self._put_off()
             return
         replies, self._replies = self._replies, []
         for reply in replies:
@@ -393,6 +401,14 @@ class Service:
         else:
             self._held.append(event)
 
+    def _put_off(self) -> None:
+        """Tell those whose answers cannot leave, for what they tell is not written down, that this is so."""
+        assert self._full is not None
+        for link in self._dirty.values():
+            if any(_is_put_off(message) for message in link.outbox):
+                link.outbox.clear()
+                link.peer.send([("later", *self._full.args)])
+
     def _answer_at_once(self, link: _Link, batch: list[Message]) -> list[Message]:
         """Answer what changes nothing; the rest."""
         self._core.handle(events.Heard(link.peer.number), self._loop.time())
@@ -405,9 +421,11 @@ class Service:
                     answers.append(("status", self._core.status()))
                 case "ping" | "heartbeat":
                     answers.append(("pong",))
+        if any(map(_is_put_off, batch)) and self._full is not None:
+            answers.append(("later", *self._full.args))
         if answers:
             link.peer.send(answers)
-        return [message for message in batch if message[0] not in _HARMLESS]
+        return [message for message in batch if message[0] not in _HARMLESS and not _is_put_off(message)]
 
     def _read(self, call: events.Called) -> None:
         """Answer a caller who takes something: that this is not written down can only mean that it is read twice."""

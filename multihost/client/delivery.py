@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 
 from multihost.client.chunk import Chunk
-from multihost.payload import load_error, loads
+from multihost.payload import load_error, loads, not_rebuilt
 from multihost.wire.messages import CANCELLED, PART
 
 logger = logging.getLogger(__name__)
@@ -21,8 +21,7 @@ def opened(kind: str, content: bytes) -> tuple[bool, object]:
     try:
         return (True, loads(content)) if kind == "result" else (False, load_error(content))
     except BaseException as error:  # a __reduce__ of the user's may raise anything
-        error.add_note("the task ran, but its result cannot be rebuilt in this program")
-        return False, error
+        return False, not_rebuilt(error, content)
 
 
 def deliver_outcome(callback: Callback | Chunk, kind: str, content: bytes, note: str) -> None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from multihost.errors import MasterUnreachable
+from multihost.errors import JournalFull, MasterUnreachable
 from multihost.explain import Explanation
 from multihost.saved import Code, SavedTask
 from multihost.settings import Address
@@ -63,7 +63,10 @@ def fetch_dead_letter(address: Address, authkey: bytes, number: int, timeout: fl
 def change_dead_letters(
     address: Address, authkey: bytes, what: str, numbers: list[int], timeout: float = 5.0
 ) -> list[tuple[int, str]]:
-    """``what`` is "requeue" or "drop"; for each letter why that was not done, or nothing. As ``ask_statistics``."""
+    """``what`` is "requeue" or "drop"; for each letter why that was not done, or nothing. As ``ask_statistics``.
+
+    Raises: JournalFull: the master cannot write its journal now; so do the others here, but for ``ask_statistics``.
+    """
     rows: list[tuple[int, str]] = _ask(address, authkey, timeout, (f"dead_{what}", numbers), "dead_done")
     return rows
 
@@ -86,7 +89,11 @@ def _answers(address: Address, authkey: bytes, timeout: float, question: Message
             connection.send([question])
             while batches := connection.receive(max(0.0, deadline - time.monotonic())):
                 for batch in batches:
-                    yield from batch if isinstance(batch, list) else ()
+                    for message in batch if isinstance(batch, list) else ():
+                        match message:
+                            case ("later", str(path), str(reason)):
+                                raise JournalFull(path, reason)
+                        yield message
         finally:
             connection.close()
     except OSError as error:

@@ -129,6 +129,24 @@ def return_exploding() -> object:
     return ExplodesAtReceiver()
 
 
+class Own:
+    """Rebuilt by a function, as what it returns."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return rebuilt_from, (self.number,)
+
+
+def rebuilt_from(number: int) -> int:
+    return 10 * number
+
+
+def return_own(number: int) -> Own:
+    return Own(number)
+
+
 def recurse(depth: int = 0) -> int:
     return recurse(depth + 1) + 1
 

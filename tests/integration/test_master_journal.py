@@ -227,6 +227,10 @@ def test_full_disk_makes_the_master_wait_until_there_is_room(tmp_path: Path, sma
             with pytest.raises(multihost.TimeoutError):
                 outcome.get(1.0)
             assert cluster.statistics()["workers"], "questions are answered"
+            for command in (["dead", "list"], ["dead", "drop", "1"], ["explain", "0"]):
+                asker = cluster.start("asker", sys.executable, "-m", "multihost", *command)
+                assert asker.wait() == 74
+                assert "could not be written" in asker.log()
             filler.unlink()
             assert outcome.get(DEADLINE) == [100_000] * 20
         assert "work goes on" in master.log()

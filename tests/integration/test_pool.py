@@ -8,6 +8,7 @@ import math
 import multiprocessing
 import operator
 import os
+import pickle
 import re
 import signal
 import threading
@@ -335,9 +336,25 @@ def test_a_result_that_cannot_be_pickled_is_a_maybe_encoding_error(pool: multiho
 
 
 def test_a_result_that_cannot_be_rebuilt_here_is_that_tasks_error(pool: multihost.Pool) -> None:
-    with pytest.raises(ValueError, match="cannot be rebuilt here"):
+    with pytest.raises(multihost.ResultNotRebuilt, match="the task ran, but its result cannot be rebuilt") as caught:
         pool.apply(tasks.return_exploding)
+    assert isinstance(caught.value.__cause__, ValueError)
     assert pool.apply(tasks.square, (2,)) == 4
+
+
+def test_results_of_a_map_that_cannot_be_rebuilt_here_can_be_had_of_their_bytes(
+    pool: multihost.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = tasks.rebuilt_from
+    monkeypatch.delattr(tasks, "rebuilt_from")  # as in a program that has not got the class
+    stream = pool.imap(tasks.return_own, range(4), chunksize=2)
+    errors = []
+    for _ in range(4):
+        with pytest.raises(multihost.ResultNotRebuilt) as caught:
+            next(stream)
+        errors.append(caught.value)
+    monkeypatch.setattr(tasks, "rebuilt_from", known, raising=False)
+    assert [pickle.loads(error.payload)[0][error.place] for error in errors] == [0, 10, 20, 30]
 
 
 def test_an_argument_that_cannot_be_rebuilt_on_the_worker_is_that_tasks_error(pool: multihost.Pool) -> None:

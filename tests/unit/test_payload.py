@@ -13,11 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multihost.errors import PythonMismatch, RemoteError, RemoteTraceback
+from multihost.client.delivery import opened
+from multihost.errors import PythonMismatch, RemoteError, RemoteTraceback, ResultNotRebuilt
 from multihost.payload import (
     LARGE_BYTES,
     PYTHON_MINOR,
     Large,
+    by_value,
     content_id,
     dump_error,
     dump_part,
@@ -268,7 +270,28 @@ def test_exception_that_exits_where_it_is_rebuilt_here_tells_why() -> None:
 def test_values_that_exit_where_they_are_rebuilt_fail_together() -> None:
     start, _, outcomes = load_part(dump_part(3, 0.1, [1, Exits("rebuilt")], {}))
     assert (start, len(outcomes)) == (3, 2)
-    assert all(isinstance(error, SystemExit) for error in outcomes.errors.values())
+    assert all(isinstance(error.__cause__, SystemExit) for error in outcomes.errors.values())
+
+
+@pytest.mark.parametrize("travels", [dumps, by_value])
+def test_payload_of_what_could_not_be_rebuilt_is_the_result_for_who_can(
+    monkeypatch: pytest.MonkeyPatch, travels: Callable[[object], bytes]
+) -> None:
+    results: list[object] = [1, OnlyThere("here"), 3]
+    single = travels(results[1])
+    monkeypatch.setattr("multihost.payload.dumps", travels)
+    part = dump_part(0, 0.1, results, {})
+    monkeypatch.setattr(OnlyThere, "at_sender", False)
+    (succeeded, error), (_, _, outcomes) = opened("result", single), load_part(part)
+    assert not succeeded
+    assert isinstance(error, ResultNotRebuilt)
+    assert isinstance(error.__cause__, ModuleNotFoundError)
+    monkeypatch.setattr(OnlyThere, "at_sender", True)
+    assert pickle.loads(error.payload).args == ("here",)
+    for place in range(3):
+        item = outcomes.errors[place]
+        assert isinstance(item, ResultNotRebuilt)
+        assert repr(pickle.loads(item.payload)[0][item.place]) == repr(results[place])
 
 
 def test_exception_above_the_limit_arrives_as_the_ends_of_its_text() -> None:
