@@ -12,6 +12,8 @@ from multihost.errors import JobBusy, JobExists, JobIncomplete, JobUnknown, Prot
 
 # A job in use is recorded as such when so much of its time to live is over, and not at each tick.
 _PART_OF_TTL = 0.1
+# For how long it is at least known which jobs have ended: longer than any client tries to come back.
+REMEMBERED_SECONDS = 3600.0
 
 
 class Jobs:
@@ -86,7 +88,7 @@ class Jobs:
 
     def note_end(self, job: Session, now: float) -> None:
         """It is about to end. Its submitter may not have heard yet that it was whole, and must not submit it again."""
-        self._ledger.note_job_ended(job.session_id, job.next_sequence, now, now - self._ttl)
+        self._ledger.note_job_ended(job.session_id, job.next_sequence, now, now - max(self._ttl, REMEMBERED_SECONDS))
 
     # --- time --------------------------------------------------------------------------------------------------
 

@@ -6,10 +6,11 @@ It knows nothing of the cores; the invariants are those of docs/reliability.md.
 from collections import Counter, defaultdict
 
 from multihost.broker.tasks import MAX_DELIVERIES
-from tests.simulation.records import Call, ClientLog, Ledger, Start, Submit, Told
+from tests.simulation.records import Call, ClientLog, Job, Ledger, Start, Submit, Told
 from tests.simulation.sessions import CANCEL_SECONDS
 
 ROUNDING = 1e-3  # seconds
+TTL_SLACK = 8.0  # seconds: for how long a collector may believe that it has a job which the master misses
 TRANSIT = 0.5  # how many seconds a submit may be under way, which nobody can count
 
 
@@ -28,6 +29,8 @@ class _Checker:
         self._problems: list[str] = []
 
     def problems(self) -> list[str]:
+        for job in self._log.jobs.values():
+            self._take_uses(job)
         for submit in self._log.submits.values():
             for place, call in enumerate(submit.plan.calls):
                 self._check_end(submit, call)
@@ -37,6 +40,8 @@ class _Checker:
         self._check_made_up()
         self._check_cancels()
         self._check_sessions()
+        for job in self._log.jobs.values():
+            self._check_job(job)
         return self._problems
 
     def _demand(self, holds: bool, invariant: str, text: str) -> None:
@@ -50,7 +55,11 @@ class _Checker:
         told = self._log.told.get(call.name, [])
         self._demand(len(told) <= 1, "I2", f"{call.name} ended {len(told)} times")
         if not told:
-            lost = self._log.ended.get(submit.session) != "killed"
+            job = self._job_of(submit)
+            # Whoever submits a job may die when it is whole; it may also be over, since nobody came for it.
+            lost = (
+                self._log.ended.get(submit.session) != "killed" if job is None else job.told_whole and not job.gone_at
+            )
             self._demand(not lost, "I1", f"{call.name} was submitted and has no outcome")
             return
         verdict, text = told[0].verdict, told[0].text
@@ -137,6 +146,41 @@ class _Checker:
         calls = {call.name for submit in self._log.submits.values() for call in submit.plan.calls}
         for name in self._starts.keys() - calls:
             self._demand(False, "I3", f"{name} ran, and nobody had submitted it")
+
+    # --- detached jobs -----------------------------------------------------------------------------------------
+
+    def _job_of(self, submit: Submit) -> Job | None:
+        return next((job for job in self._log.jobs.values() if submit.session == f"{job.name}-submitter"), None)
+
+    def _take_uses(self, job: Job) -> None:
+        """I2, I14: an item has one outcome, however often it is handed out; and that is what its caller is told."""
+        calls = job.calls
+        for use in job.uses:
+            (told, *_) = self._log.told.setdefault(calls[use.item].name, [use.told])
+            same = (told.verdict, told.text) == (use.told.verdict, use.told.text)
+            self._demand(same, "I2", f"{calls[use.item].name} was handed out as {told.text!r} and as {use.told.text!r}")
+
+    def _check_job(self, job: Job) -> None:
+        """I14: each item is handed out in order until it was acknowledged, and not again after that."""
+        for first, answered, said in job.begun_at:
+            right = answered <= first <= said
+            self._demand(
+                right, "I14", f"{job.name} went on with {first}; {answered} was told as taken, {said} was said"
+            )
+        collectors: dict[str, list[int]] = defaultdict(list)
+        for use in job.uses:
+            collectors[use.collector].append(use.item)
+        for name, items in collectors.items():
+            self._demand(items == [*range(items[0], items[0] + len(items))], "I14", f"{name} used {items}")
+        used = {use.item for use in job.uses}
+        if job.over:
+            missing = {*range(len(job.calls))} - used
+            self._demand(not missing, "I14", f"{job.name} is over, and nobody has used {sorted(missing)}")
+        elif job.told_whole:
+            starts = [start.at for call in job.calls for start in self._starts[call.name]]
+            last = max([job.seen_at, *starts])
+            kept = job.gone_at is not None and job.gone_at - last >= 0.9 * job.ttl - TTL_SLACK
+            self._demand(kept, "I14", f"{job.name} is gone before its time to live was over, or was not collected")
 
     # --- cancels and sessions ----------------------------------------------------------------------------------
 

@@ -24,15 +24,20 @@ class Client:
         log: ClientLog,
         limit: int | None = None,
         lifetime: int | None = None,
+        job: str = "",
+        collects: str = "",
     ) -> None:
         self.host = host
         self.process = Process(host, host.name)
-        self.session = Session(world, log, host.name, self._transmit, self._changed)
         self.more = True  # whether the program will still submit something
         self.over = False
         self._world, self._network, self._master = world, network, master
         self._log = log
-        self._info = {"session": host.name, "limit": limit, "lifetime": lifetime}
+        self.session = self._make_session()
+        self.session.patient = bool(job)
+        self._info: dict[str, object] = {"session": host.name, "limit": limit, "lifetime": lifetime, "job": job}
+        if collects:
+            self._info = {"collector": host.name, "job": collects}
         self._end: End | None = None
         self._greeted = False
         self._attached = self._heard = self._pinged = world.now
@@ -40,6 +45,9 @@ class Client:
         self._delays = backoff(world.chance)
         self._dial()
         self._watch()
+
+    def _make_session(self) -> Session:
+        return Session(self._world, self._log, self.host.name, self._transmit, self._changed)
 
     # --- the program -------------------------------------------------------------------------------------------
 
@@ -109,11 +117,17 @@ class Client:
         match value:
             case ["welcome", answer]:
                 self._greeted, self._attached = True, self._world.now
-                self._world.note(self.host.name, "is welcome", answer["known"], answer["accepted"])
+                self._world.note(self.host.name, "is welcome", answer.get("known"), answer.get("accepted"))
                 self.session.attached(answer)
                 self._changed()
+            case ["refused", str(reason)]:
+                self._world.note(self.host.name, "is refused", reason)
+                self.refused(reason)
             case batch:
                 self.session.handle(batch)
+
+    def refused(self, reason: str) -> None:
+        raise AssertionError(f"a client was refused: {reason}")
 
     def lost(self, end: End) -> None:
         if end is self._end and self.process.alive:

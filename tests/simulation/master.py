@@ -8,7 +8,7 @@ from multihost.broker import events
 from multihost.broker.bounds import Bounds
 from multihost.broker.core import TICK_SECONDS, BrokerCore
 from multihost.broker.records import decode, encode
-from multihost.errors import ProtocolError
+from multihost.errors import JobError, ProtocolError
 from multihost.wire.messages import Message, check_batch
 from tests.simulation.network import End, Network
 from tests.simulation.records import Ledger
@@ -39,10 +39,11 @@ class Memory:
     lease_timeout: float
     session_timeout: float
     bounds: Bounds
+    job_ttl: float
     keeps: bool = False
 
     def start(self, now: float) -> BrokerCore:
-        return BrokerCore(self.lease_timeout, self.session_timeout, [], bounds=self.bounds)
+        return BrokerCore(self.lease_timeout, self.session_timeout, [], bounds=self.bounds, job_ttl=self.job_ttl)
 
     def commit(self, core: BrokerCore) -> None:
         pass
@@ -55,12 +56,13 @@ class Journal:
     lease_timeout: float
     session_timeout: float
     bounds: Bounds
+    job_ttl: float
     keeps: bool = True
     rows: list[bytes] = field(default_factory=list)
     _commits: int = 0
 
     def start(self, now: float) -> BrokerCore:
-        core = BrokerCore(self.lease_timeout, self.session_timeout, [], bounds=self.bounds)
+        core = BrokerCore(self.lease_timeout, self.session_timeout, [], bounds=self.bounds, job_ttl=self.job_ttl)
         for row in self.rows:
             for record in decode(row):
                 core.replay(*record)  # type: ignore[misc]
@@ -136,15 +138,27 @@ class Master:
             self._gone(number)
 
     def _hello(self, end: End, role: str, info: dict[str, Any]) -> None:
+        try:
+            self._greet(end, role, info)
+        except JobError as error:
+            self._links.pop(self._connections[end], None)
+            self.network.send(end, ["refused", type(error).__name__])
+            self.network.close(end)
+
+    def _greet(self, end: End, role: str, info: dict[str, Any]) -> None:
         number = self._connections[end] = next(self._numbers)
         self._links[number] = _Link(end, role)
         self._disk.commit(self.core)  # the answer tells what is known
         answer: dict[str, object] = {"lease_timeout": self._lease_timeout, "max_payload": 1 << 20, "life": self.era}
-        if role == "client":
+        if role == "client" and "collector" in info:
+            self._handle(events.CollectorCame(number, info["collector"], info["job"]))
+            answer |= self.core.job_state(info["job"])
+        elif role == "client":
             answer["known"] = self.core.knows(info["session"])
             if not answer["known"]:
                 self.ledger.begun.setdefault(info["session"], []).append(self._world.now)
-            self._handle(events.ClientCame(number, info["session"], info["limit"], info["session"], info["lifetime"]))
+            name, job = info["session"], info["job"]
+            self._handle(events.ClientCame(number, name, info["limit"], name, info["lifetime"], job))
             answer |= self.core.session_state(info["session"])
         else:
             labels = frozenset(info["labels"])

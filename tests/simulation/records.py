@@ -83,12 +83,46 @@ class Start:
     at: float
 
 
+@dataclass(frozen=True)
+class Use:
+    """A collector has used an item of a job."""
+
+    collector: str
+    item: int
+    told: Told
+
+
+@dataclass
+class Job:
+    """A detached job, as its submitter and its collectors know it."""
+
+    name: str
+    plans: tuple[Plan, ...]
+    chunksize: int
+    ttl: float
+    told_whole: bool = False  # whether its submitter was told that it is whole
+    submitter_ended: bool = False
+    over: bool = False  # whether a collector was told, or could conclude, that all of it is used
+    uses: list[Use] = field(default_factory=list)
+    said: int = 0  # the items below it were acknowledged, by some collector
+    answered: int = 0  # and those below it are recorded as used
+    begun_at: list[tuple[int, int, int]] = field(default_factory=list)  # a collector's first item; answered, said then
+    refusals: set[str] = field(default_factory=set)
+    seen_at: float = 0.0  # when a collector had it last
+    gone_at: float | None = None  # when one was told that there is no such job
+
+    @property
+    def calls(self) -> list[Call]:
+        return [call for plan in self.plans for call in plan.calls]
+
+
 @dataclass
 class ClientLog:
     submits: dict[str, Submit] = field(default_factory=dict)  # by the plan's name
     told: dict[str, list[Told]] = field(default_factory=dict)  # by the call's name
     rows: dict[str, set[tuple[str, bytes]]] = field(default_factory=dict)  # what the master told of each task
     cancels: list[Cancel] = field(default_factory=list)
+    jobs: dict[str, Job] = field(default_factory=dict)
     ended: dict[str, str] = field(default_factory=dict)  # session -> closed, killed, or the error that ended it
 
 

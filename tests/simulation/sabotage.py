@@ -13,7 +13,9 @@ from unittest import mock
 from multihost.broker.clients import Clients
 from multihost.broker.core import BrokerCore
 from multihost.broker.events import Close
+from multihost.broker.jobs import Jobs
 from multihost.broker.leases import LeaseTable
+from multihost.broker.ledger import Ledger
 from multihost.broker.members import Row, Worker
 from multihost.broker.records import encode
 from multihost.broker.workers import Workers
@@ -162,6 +164,23 @@ def acknowledges_before_it_commits() -> Iterator[None]:
         yield
 
 
+def takes_one_more() -> contextlib.AbstractContextManager[None]:
+    """Of a detached job, the item behind those that were used is taken for used, too."""
+
+    def make(take: Any) -> Any:
+        def taking(ledger: Any, session_id: str, taken: int) -> Any:
+            return take(ledger, session_id, min(taken + 1, ledger.sessions[session_id].items))
+
+        return taking
+
+    return _replaced(Ledger, "take_items", make)
+
+
+def forgets_ended_jobs() -> contextlib.AbstractContextManager[None]:
+    """A submitter that has not heard that its job is whole comes back when it is over, and is a new one."""
+    return _replaced(Jobs, "note_end", lambda note: lambda jobs, job, now: None)
+
+
 def repeats_chunks() -> contextlib.AbstractContextManager[None]:
     """A chunk that is delivered again begins with its first item."""
 
@@ -187,5 +206,7 @@ BUILDS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
     "blames bystanders": blames_bystanders,
     "leases never expire": never_expires,
     "accepts before it keeps": accepts_before_keeping,
+    "takes one item more than was used": takes_one_more,
+    "forgets jobs that have ended": forgets_ended_jobs,
     "repeats chunks from their first item": repeats_chunks,
 }

@@ -42,6 +42,8 @@ class Session:
     ) -> None:
         self.name = name
         self.connected = False
+        self.patient = False  # whether it waits for room with everything
+        self.sealed = False
         self._world = world
         self._log = log
         self._transmit, self._changed = transmit, changed
@@ -54,11 +56,13 @@ class Session:
 
     @property
     def waiting(self) -> int:
-        return len(self._plans)
+        return 0 if self.sealed else len(self._plans)
 
     def attached(self, answer: dict[str, Any]) -> None:
         """A connection is there."""
         self._core.reconnected(answer["known"], answer["accepted"])
+        if answer.get("sealed"):
+            self._seal_answered()
         self.connected = True
         self.send_waiting()
 
@@ -69,17 +73,26 @@ class Session:
 
     def submit(self, plan: Plan) -> None:
         blobs = [ARCHIVE, FUNCTIONS[plan.function]]
-        if self._core.full and not plan.chunk:
+        patient = self.patient or plan.chunk
+        if self._core.full and not patient:
             self._log.submits[plan.name] = Submit(plan, self.name, -1, self._world.now)
             self._log.told[plan.calls[0].name] = [Told("ClusterFull", "", self._world.now)]
             return
         since = self._world.now if plan.delay or plan.expires is not None else 0.0
-        sequence = self._core.add(blobs, self._wire_options(plan), plan.name.encode(), since, patient=plan.chunk)
+        sequence = self._core.add(blobs, self._wire_options(plan), plan.name.encode(), since, patient=patient)
         self._plans[sequence], self._names[sequence] = plan, plan.name
         if plan.chunk:
             self._chunks[sequence] = Chunk(len(plan.calls), self._items_ended(plan))
         self._log.submits[plan.name] = Submit(plan, self.name, sequence, self._world.now)
         self.send_waiting()
+
+    def seal(self, items: int, chunksize: int) -> None:
+        self._core.seal(items, chunksize)
+        self.send_waiting()
+
+    def _seal_answered(self) -> None:
+        self._core.seal_answered()
+        self.sealed = True
 
     def _wire_options(self, plan: Plan) -> dict[str, object]:
         options: dict[str, object] = {}
@@ -156,6 +169,8 @@ class Session:
                 case ("full", below, *args):
                     for sequence in self._core.refused(below):
                         self._fail(sequence, ClusterFull(*args))
+                case ("sealed",):
+                    self._seal_answered()
                 case ("room",):
                     self._core.room()
                 case ("outcomes", rows):
@@ -193,7 +208,7 @@ class Session:
 
     def _fail(self, sequence: int, error: BaseException) -> None:
         chunk = self._chunks.get(sequence)
-        told = _told_of(error, self._world.now)
+        told = told_of(error, self._world.now)
         plan = self._end(sequence, told.verdict)
         if chunk is not None:
             chunk.fail(error)  # those of its items that have no outcome yet
@@ -213,12 +228,12 @@ class Session:
         def ended(start: int, outcomes: Outcomes, seconds: float, size_bytes: int) -> None:
             for call, (succeeded, value) in zip(plan.calls[start:], outcomes.pairs(), strict=False):
                 now = self._world.now
-                told = Told("result", str(value), now) if succeeded else _told_of(value, now)
+                told = Told("result", str(value), now) if succeeded else told_of(value, now)
                 self._log.told.setdefault(call.name, []).append(told)
 
         return ended
 
 
-def _told_of(error: object, now: float) -> Told:
+def told_of(error: object, now: float) -> Told:
     losses = len(error.losses) if isinstance(error, WorkerDied) else 0
     return Told(type(error).__name__, str(error), now, losses)

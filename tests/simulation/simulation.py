@@ -7,17 +7,18 @@ Workload --> Client (ClientCore) ==network== Master (BrokerCore) ==network== Wor
 
 import hashlib
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from multihost.broker.bounds import Bounds
 from tests.simulation.checker import check
 from tests.simulation.client import Client
+from tests.simulation.jobs import Collector, Submitter
 from tests.simulation.master import Journal, Master, Memory
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.network import Network
-from tests.simulation.records import ClientLog
+from tests.simulation.records import ClientLog, Job
 from tests.simulation.worker import Worker
-from tests.simulation.workload import LABEL, Step, Workload
+from tests.simulation.workload import LABEL, Collecting, JobPlan, Step, Workload
 from tests.simulation.world import Host, World
 
 # After everything was mended, all must have ended within so many virtual seconds, and what the calls themselves take.
@@ -79,11 +80,13 @@ class Simulation:
         bounds = Bounds()
         if chance.random() < 0.15:
             bounds = Bounds(tasks=chance.choice((1, 5, 20)), result_bytes=chance.choice((1, 100)))
-        disk = (Journal if seed % 2 else Memory)(self._lease_timeout, self._session_timeout, bounds)
+        ttl = chance.choice((20.0, 60.0, 1e6))
+        disk = (Journal if seed % 2 else Memory)(self._lease_timeout, self._session_timeout, bounds, ttl)
         host = Host("master", (0.0, 0.0))
         self.master = Master(self.world, host, disk, self._lease_timeout, checked)
         self.network = self.master.network = Network(self.world, host)
-        self._workload = Workload(chance, self._seconds, self.calm)
+        self._ttl = ttl
+        self._workload = Workload(chance, self._seconds, self.calm, disk.keeps)
         self._plans = self._workload.plans
         self.workers: list[Worker] = []
         self.workers_leaving: list[Worker] = []
@@ -125,8 +128,33 @@ class Simulation:
             for step in program.steps:
                 self.world.after(step.at, client.process, self._act, client, step)
             self.world.after(program.steps[-1].at, client.process, client.no_more)
+        for job in self._workload.jobs:
+            self._begin_job(job)
         if not self.calm:
             self._nemesis = Nemesis(self, self._seconds)
+
+    def _begin_job(self, plan: JobPlan) -> None:
+        job = self.log.jobs[plan.name] = Job(plan.name, plan.plans, plan.chunksize, self._ttl)
+        host = Host(f"{plan.name}-submitter", self._latency)
+        submitter = Submitter(self.world, self.network, self.master, host, self.log, job, plan)
+        self.clients.append(submitter)
+        self.world.after(0.0, submitter.process, submitter.submit_all)
+        self._collect(job, [*plan.collecting])
+
+    def _collect(self, job: Job, rest: list[Collecting]) -> None:
+        """One after another."""
+        job.submitter_ended = any(client.over for client in self.clients if client.host.name == f"{job.name}-submitter")
+        before = [client for client in self.clients if isinstance(client, Collector) and client.job is job]
+        if before and not before[-1].over:
+            self.world.after(0.5, self.world.outside, self._collect, job, rest)
+        elif not (job.over or job.gone_at is not None):
+            rest = rest or [replace(before[-1].plan, name=f"{before[-1].plan.name}'")]  # which a fault has ended
+            self.world.after(rest[0].at, self.world.outside, self._add_collector, job, rest)
+
+    def _add_collector(self, job: Job, rest: list[Collecting]) -> None:
+        host = Host(rest[0].name, self._latency)
+        self.clients.append(Collector(self.world, self.network, self.master, host, self.log, job, rest[0]))
+        self._collect(job, rest[1:])
 
     def _act(self, client: Client, step: Step) -> None:
         if step.plans:
@@ -191,6 +219,7 @@ class Simulation:
         ledger = self.master.core._ledger
         kept = {blob_id for letter in ledger.letters for blob_id in ledger.blobs.reach(letter.function_id)}
         over = not (counts["sessions"] or counts["queued"] or counts["leased"]) and counts["blobs"] == len(kept)
+        over = over and all(job.over or job.gone_at is not None for job in self.log.jobs.values())
         return over and all(worker.quiet for worker in self.workers)
 
     def _what_hangs(self) -> str:

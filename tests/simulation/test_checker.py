@@ -21,6 +21,8 @@ INVARIANTS = {
     "leases never expire": "I1",
     "blames bystanders": "I13",
     "accepts before it keeps": "I1",
+    "takes one item more than was used": "I14",
+    "forgets jobs that have ended": "I2",
     "repeats chunks from their first item": "I2",
 }
 

@@ -14,6 +14,7 @@ FEATURES = (
     "deaths",
     "delays",
     "expiries",
+    "jobs",
     "labels",
     "lifetimes",
     "limits",
@@ -35,6 +36,28 @@ class Step:
     running: bool = False
 
 
+@dataclass(frozen=True)
+class Collecting:
+    """What a collector of a job does: after ``most`` items it dies, or ``leaves``."""
+
+    name: str
+    at: float  # seconds after the one before it has ended
+    most: int
+    leaves: bool
+    stride: int  # it acknowledges so many at a time
+    seconds: float  # that it uses an item
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    name: str
+    plans: tuple[Plan, ...]
+    chunksize: int
+    limit: int | None
+    collecting: tuple[Collecting, ...]  # the last one goes on to the end
+    deaf_for: float  # seconds in which its submitter hears nothing, from when it has said that all is submitted
+
+
 @dataclass
 class Program:
     limit: int | None
@@ -43,19 +66,25 @@ class Program:
 
 
 class Workload:
-    """The programs of a seed. ``seconds``: for how long they submit. Where it is ``calm``, no process dies."""
+    """The programs of a seed. ``seconds``: for how long they submit. Where it is ``calm``, no process dies.
 
-    def __init__(self, chance: random.Random, seconds: float, calm: bool) -> None:
+    ``keeps``: whether the master outlives its process; otherwise detached jobs do not, and there are none.
+    """
+
+    def __init__(self, chance: random.Random, seconds: float, calm: bool, keeps: bool) -> None:
         self._chance = chance
         self._seconds = seconds
+        self._calm = calm
         self.features = {feature for feature in FEATURES if chance.random() < 0.5}
         if calm:
             self.features.discard("deaths")
+        self.jobs = [self._job(f"j{number}") for number in (1, 2) if keeps and self._has("jobs", 0.4)]
         self.programs = [self._program(number) for number in range(1, chance.choice((1, 1, 2, 3)) + 1)]
 
     @property
     def plans(self) -> dict[str, Plan]:
-        return {plan.name: plan for program in self.programs for step in program.steps for plan in step.plans}
+        plans = [plan for program in self.programs for step in program.steps for plan in step.plans]
+        return {plan.name: plan for plan in [*plans, *(plan for job in self.jobs for plan in job.plans)]}
 
     def _has(self, feature: str, probability: float) -> bool:
         return feature in self.features and self._chance.random() < probability
@@ -76,6 +105,30 @@ class Workload:
                 later = chance.choice((0.0, 0.001, 0.1, 3.0)) * chance.random()
                 steps.append(Step(at + later, names=some, running=chance.random() < 0.5))
         return Program(limit, lifetime, sorted(steps, key=lambda step: step.at))
+
+    def _job(self, name: str) -> JobPlan:
+        chance = self._chance
+        size, items = chance.choice((1, 1, 2, 4)), chance.choice((1, 3, 10, 25))
+        retries = chance.choice((1, 2)) if size == 1 and self._has("retries", 0.5) else 0
+        calls = [self._call(f"{name}[{place}]", retries, False) for place in range(items)]
+        plans = tuple(
+            Plan(f"{name}.{first}", 1, tuple(calls[first : first + size]), size > 1, retries, 0.5)
+            for first in range(0, items, size)
+        )
+        most = [chance.choice((0, 1, 2, 7)) for _ in range(chance.choice((0, 1, 3)))]
+        collecting = [
+            Collecting(
+                f"{name}-collector-{number}",
+                chance.choice((0.0, 0.1, 2.0, 30.0)) * chance.random(),
+                count,
+                chance.random() < 0.4,
+                chance.choice((1, 1, 3)),
+                chance.choice((1e-4, 0.01, 0.5)) * chance.random(),
+            )
+            for number, count in enumerate([*most, 10_000])
+        ]
+        deaf_for = chance.choice((3.0, 30.0, 60.0)) if not self._calm and chance.random() < 0.4 else 0.0
+        return JobPlan(name, plans, size, chance.choice((None, None, 2)), tuple(collecting), deaf_for)
 
     def _plans(self, name: str) -> list[Plan]:
         chance = self._chance
