@@ -177,8 +177,10 @@ class Master:
         due = self.core.next_deadline()  # a task that expires just then is nobody's doing
         idle = due is None or due > self._world.now + 1e-3
         before = self._statistics() if idle and self._all_stale(number, batch) else None
-        told = [token for name, *fields in batch if name == "begun" for token in fields[0]]  # type: ignore[attr-defined]
-        self.ledger.unheard -= {(self.era, token) for token in told}
+        worker = self.core._workers.by_connection.get(number)
+        held = () if worker is None else self.core._ledger.leases.of(worker.worker_id)
+        begun = [token for name, *fields in batch if name == "begun" for token in fields[0]]  # type: ignore[attr-defined]
+        self.ledger.unheard -= {(self.era, token) for token in begun if token in held}  # too late for the others
         self._handle(events.Said(number, batch))
         if before is not None:
             assert before == self._statistics(), "a stale fencing token has changed something"

@@ -184,7 +184,7 @@ def forgets_ended_jobs() -> contextlib.AbstractContextManager[None]:
 
 def keeps_no_letters() -> contextlib.AbstractContextManager[None]:
     """What is given up is dropped at once."""
-    return mock.patch.object(DeadLetters, "_too_many", True)
+    return _replaced(DeadLetters, "_too_many", lambda few: property(lambda letters: True))
 
 
 def repeats_chunks() -> contextlib.AbstractContextManager[None]:
