@@ -6,7 +6,7 @@ It knows nothing of the cores; the invariants are those of docs/reliability.md.
 from collections import Counter, defaultdict
 
 from multihost.broker.tasks import MAX_DELIVERIES
-from tests.simulation.records import Call, ClientLog, Job, Ledger, Start, Submit, Told
+from tests.simulation.records import Call, ClientLog, Job, Ledger, LetterLog, Start, Submit, Told
 from tests.simulation.sessions import CANCEL_SECONDS
 
 ROUNDING = 1e-3  # seconds
@@ -23,8 +23,12 @@ class _Checker:
     def __init__(self, log: ClientLog, ledger: Ledger, calm: bool) -> None:
         self._log, self._ledger, self._calm = log, ledger, calm
         self._starts: dict[str, list[Start]] = defaultdict(list)
+        self._again: dict[int, list[Start]] = defaultdict(list)  # by letter, the runs of what was requeued
         for start in ledger.starts:
-            self._starts[start.call].append(start)
+            if (letter := ledger.requeued.get(start.delivery)) is None:
+                self._starts[start.call].append(start)
+            else:
+                self._again[letter].append(start)
         self._cancelling: set[str] = {name for cancel in log.cancels for name in cancel.names}
         self._problems: list[str] = []
 
@@ -42,6 +46,8 @@ class _Checker:
         self._check_sessions()
         for job in self._log.jobs.values():
             self._check_job(job)
+        if all(era == 1 for era, _ in self._ledger.granted):  # otherwise a master has forgotten its letters
+            self._check_letters()
         return self._problems
 
     def _demand(self, holds: bool, invariant: str, text: str) -> None:
@@ -181,6 +187,36 @@ class _Checker:
             last = max([job.seen_at, *starts])
             kept = job.gone_at is not None and job.gone_at - last >= 0.9 * job.ttl - TTL_SLACK
             self._demand(kept, "I14", f"{job.name} is gone before its time to live was over, or was not collected")
+
+    # --- dead letters ------------------------------------------------------------------------------------------
+
+    def _check_letters(self) -> None:
+        """I15: what is given up is kept until it is dropped; what is requeued runs, and what came of that is told."""
+        log = self._log.letters
+        self._demand(not log.returned, "I15", f"letters {log.returned} were dropped and are there again")
+        if log.last is None:
+            return
+        known = {(row["session"], row["task"]) for row in log.rows.values()}
+        for submit in self._log.submits.values():
+            told = [told for call in submit.plan.calls for told in self._log.told.get(call.name, [])]
+            dead = any(each.verdict == "WorkerDied" for each in told)
+            there = (submit.session, submit.sequence) in known
+            self._demand(there or not dead, "I15", f"{submit.plan.name} was given up, and no letter tells of it")
+        for number in sorted(log.last):
+            self._check_letter(number, log)
+
+    def _check_letter(self, number: int, log: LetterLog) -> None:
+        row = log.rows[number]
+        state, requeues = row["state"], row["requeues"]
+        self._demand(state != "requeued", "I15", f"letter {number} was requeued and has not come to an end")
+        least, most = log.requeues_done.get(number, 0), log.requeues_asked.get(number, 0)
+        right = isinstance(requeues, int) and least <= requeues <= most
+        self._demand(right, "I15", f"letter {number} was requeued {least} to {most} times, and says {requeues}")
+        ends = {self._ledger.ended.get(start.number) for start in self._again[number]}
+        if state == "done":
+            self._demand(bool(ends & {"return", "nest"}), "I15", f"letter {number} is done; its runs ended as {ends}")
+        elif state == "failed":
+            self._demand(bool(self._again[number]), "I15", f"letter {number} has failed, and never ran")
 
     # --- cancels and sessions ----------------------------------------------------------------------------------
 

@@ -214,6 +214,9 @@ class Child(Process):
                 self._cancelled.discard(token)
                 self._outcomes.append((token, "error", b""))
                 continue
+            match options:
+                case {"item": (int(place), _)}:  # of a chunk, that one alone
+                    plan = replace(plan, calls=(plan.calls[place],), chunk=False)
             done = options.get("done", 0)
             assert isinstance(done, int)
             self._task = _Task(token, plan, options, done, self._world.now, done)
@@ -255,6 +258,7 @@ class Child(Process):
         if task is None or turn != self._turn:
             return
         text = f"{self._call(task).name}#{number}"
+        self.worker.ledger.ended[number] = deed.kind
         if deed.kind == "die":
             self._world.note(self.name, "dies", text)
             self.die("its process was killed by SIGSEGV")

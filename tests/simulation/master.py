@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from multihost.broker import events
 from multihost.broker.bounds import Bounds
 from multihost.broker.core import TICK_SECONDS, BrokerCore
+from multihost.broker.letters import is_ours
 from multihost.broker.records import decode, encode
 from multihost.errors import JobError, ProtocolError
 from multihost.wire.messages import Message, check_batch
@@ -160,7 +161,7 @@ class Master:
             name, job = info["session"], info["job"]
             self._handle(events.ClientCame(number, name, info["limit"], name, info["lifetime"], job))
             answer |= self.core.session_state(info["session"])
-        else:
+        elif role == "worker":
             labels = frozenset(info["labels"])
             kept = [frozenset(info[what]) for what in ("holds", "families", "blobs")] if self._disk.keeps else []
             name = info["worker"]
@@ -176,8 +177,10 @@ class Master:
         due = self.core.next_deadline()  # a task that expires just then is nobody's doing
         idle = due is None or due > self._world.now + 1e-3
         before = self._statistics() if idle and self._all_stale(number, batch) else None
-        told = [token for name, *fields in batch if name == "begun" for token in fields[0]]  # type: ignore[attr-defined]
-        self.ledger.unheard -= {(self.era, token) for token in told}
+        worker = self.core._workers.by_connection.get(number)
+        held = () if worker is None else self.core._ledger.leases.of(worker.worker_id)
+        begun = [token for name, *fields in batch if name == "begun" for token in fields[0]]  # type: ignore[attr-defined]
+        self.ledger.unheard -= {(self.era, token) for token in begun if token in held}  # too late for the others
         self._handle(events.Said(number, batch))
         if before is not None:
             assert before == self._statistics(), "a stale fencing token has changed something"
@@ -220,7 +223,8 @@ class Master:
 
     def _send(self, connection: int, message: Any) -> None:
         if message[0] == "grant":
-            self._note_grant(message[5])
+            requeued = is_ours(message[1]) and "depth" not in message[4]  # else its tasks, if any
+            self._note_grant(int(message[1].rpartition("-")[2]) if requeued else None, message[5])
         if (link := self._links.get(connection)) is None:
             return
         link.outbox.append(message)
@@ -228,10 +232,13 @@ class Master:
             self._world.at(self._world.soon(TURN_SECONDS), self.process, self._flush)
         self._dirty[connection] = link
 
-    def _note_grant(self, tasks: list[tuple[int, bytes]]) -> None:
+    def _note_grant(self, letter: int | None, tasks: list[tuple[int, bytes]]) -> None:
         for token, payload in tasks:
             task = payload.decode()
             self.ledger.granted[self.era, token] = self._world.now
+            if letter is not None:
+                self.ledger.requeued[self.era, token] = letter
+                continue
             self.ledger.grants.setdefault(task, []).append((self.era, token))
 
     def _flush(self) -> None:

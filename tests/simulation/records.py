@@ -117,11 +117,48 @@ class Job:
 
 
 @dataclass
+class LetterLog:
+    """The dead letters, as an operator knows them, by number."""
+
+    rows: dict[int, dict[str, object]] = field(default_factory=dict)  # as each was listed last
+    last: set[int] | None = None  # those that are there at the end
+    requeues_asked: dict[int, int] = field(default_factory=dict)
+    requeues_done: dict[int, int] = field(default_factory=dict)
+    drops_asked: set[int] = field(default_factory=set)
+    drops_done: set[int] = field(default_factory=set)
+    returned: list[int] = field(default_factory=list)  # that were listed although they had been dropped
+    _what: str = ""
+
+    def listed(self, rows: list[dict[str, object]], last: bool) -> None:
+        letters = {int(str(row["letter"])): row for row in rows}
+        self.rows |= letters
+        self.returned += sorted(self.drops_done & {*letters})
+        if last:
+            self.last = {*letters}
+
+    def asked(self, what: str, numbers: list[int]) -> None:
+        self._what = what
+        if what == "dead_drop":
+            self.drops_asked |= {*numbers}
+        else:
+            for number in numbers:
+                self.requeues_asked[number] = self.requeues_asked.get(number, 0) + 1
+
+    def done(self, numbers: list[int]) -> None:
+        if self._what == "dead_drop":
+            self.drops_done |= {*numbers}
+        else:
+            for number in numbers:
+                self.requeues_done[number] = self.requeues_done.get(number, 0) + 1
+
+
+@dataclass
 class ClientLog:
     submits: dict[str, Submit] = field(default_factory=dict)  # by the plan's name
     told: dict[str, list[Told]] = field(default_factory=dict)  # by the call's name
     rows: dict[str, set[tuple[str, bytes]]] = field(default_factory=dict)  # what the master told of each task
     cancels: list[Cancel] = field(default_factory=list)
+    letters: LetterLog = field(default_factory=LetterLog)
     jobs: dict[str, Job] = field(default_factory=dict)
     ended: dict[str, str] = field(default_factory=dict)  # session -> closed, killed, or the error that ended it
 
@@ -129,12 +166,14 @@ class ClientLog:
 @dataclass
 class Ledger:
     starts: list[Start] = field(default_factory=list)
+    requeued: dict[tuple[int, int], int] = field(default_factory=dict)  # deliveries of dead letters -> the letter
     granted: dict[tuple[int, int], float] = field(default_factory=dict)  # delivery -> when it left the master
     grants: dict[str, list[tuple[int, int]]] = field(default_factory=dict)  # task -> its deliveries
     handed: set[tuple[int, int]] = field(default_factory=set)  # deliveries that a process was given
     unheard: set[tuple[int, int]] = field(default_factory=set)  # of which the master was to hear that, and has not yet
     handed_back: set[tuple[int, int]] = field(default_factory=set)  # deliveries that a drain cut short, unpenalised
     begun: dict[str, list[float]] = field(default_factory=dict)  # when the master began each session (anew)
+    ended: dict[int, str] = field(default_factory=dict)  # runs that came to their end, by number -> the deed's kind
     runs: dict[str, int] = field(default_factory=dict)  # call -> how often it was started
 
     def start(self, call: str, delivery: tuple[int, int], worker: str, at: float) -> int:

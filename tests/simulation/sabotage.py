@@ -12,6 +12,7 @@ from unittest import mock
 
 from multihost.broker.clients import Clients
 from multihost.broker.core import BrokerCore
+from multihost.broker.dead import DeadLetters
 from multihost.broker.events import Close
 from multihost.broker.jobs import Jobs
 from multihost.broker.leases import LeaseTable
@@ -181,6 +182,11 @@ def forgets_ended_jobs() -> contextlib.AbstractContextManager[None]:
     return _replaced(Jobs, "note_end", lambda note: lambda jobs, job, now: None)
 
 
+def keeps_no_letters() -> contextlib.AbstractContextManager[None]:
+    """What is given up is dropped at once."""
+    return _replaced(DeadLetters, "_too_many", lambda few: property(lambda letters: True))
+
+
 def repeats_chunks() -> contextlib.AbstractContextManager[None]:
     """A chunk that is delivered again begins with its first item."""
 
@@ -208,5 +214,6 @@ BUILDS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
     "accepts before it keeps": accepts_before_keeping,
     "takes one item more than was used": takes_one_more,
     "forgets jobs that have ended": forgets_ended_jobs,
+    "keeps no dead letters": keeps_no_letters,
     "repeats chunks from their first item": repeats_chunks,
 }

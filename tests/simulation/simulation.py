@@ -16,6 +16,7 @@ from tests.simulation.jobs import Collector, Submitter
 from tests.simulation.master import Journal, Master, Memory
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.network import Network
+from tests.simulation.operator import Operator
 from tests.simulation.records import ClientLog, Job
 from tests.simulation.worker import Worker
 from tests.simulation.workload import LABEL, Collecting, JobPlan, Step, Workload
@@ -93,6 +94,10 @@ class Simulation:
         self.clients: list[Client] = []
         self._names = 0
         self._nemesis: Nemesis | None = None
+        self._operator: Operator | None = None
+        if "operator" in self._workload.features:
+            host = Host("operator", self._latency)
+            self._operator = Operator(self.world, self.network, self.master, host, self.log.letters)
 
     def run(self) -> Report:
         problems: list[str] = []
@@ -130,6 +135,10 @@ class Simulation:
             self.world.after(program.steps[-1].at, client.process, client.no_more)
         for job in self._workload.jobs:
             self._begin_job(job)
+        if self._operator is not None:
+            for _ in range(chance.choice((1, 3, 8))):
+                at = self.world.now + 2.0 * self._seconds * chance.random()
+                self.world.at(at, self._operator.process, self._operator.visit)
         if not self.calm:
             self._nemesis = Nemesis(self, self._seconds)
 
@@ -211,6 +220,18 @@ class Simulation:
         while not (all(client.over for client in self.clients) and self._at_rest()):
             if self.world.now >= deadline:
                 return [self._what_hangs()]
+            self._step()
+        return [] if self._operator is None else self._last_visit(self._operator)
+
+    def _last_visit(self, operator: Operator) -> list[str]:
+        """What has become of the letters, when nothing runs any more."""
+        operator.over = True
+        deadline = self.world.now + PATIENCE_SECONDS
+        while self.log.letters.last is None:
+            if self.world.now >= deadline:
+                return ["I9: the operator is not answered, or letters do not come to an end"]
+            if operator.at_home and self._at_rest():
+                operator.look()
             self._step()
         return []
 

@@ -23,6 +23,7 @@ INVARIANTS = {
     "accepts before it keeps": "I1",
     "takes one item more than was used": "I14",
     "forgets jobs that have ended": "I2",
+    "keeps no dead letters": "I15",
     "repeats chunks from their first item": "I2",
 }
 

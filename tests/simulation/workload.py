@@ -20,6 +20,7 @@ FEATURES = (
     "limits",
     "long",
     "nested",
+    "operator",
     "priorities",
     "retries",
     "timeouts",
