@@ -42,6 +42,8 @@ _CHECKSUM = struct.Struct("<I")
 _MARK_AT, _ROWS_AT = 64, 512  # head and mark share a sector, which disks write whole or not at all
 _ROW_SIZE = _ROW.size + _CHECKSUM.size
 _JOINED = 64 * 1024  # up to this size, copying is cheaper than a list of parts
+# A part above this size is one large value. Of smaller values pickle makes parts of up to twice its frame's 64 KiB.
+_VALUE_BYTES = 256 * 1024
 # How far durable writes extend the file ahead of the rows: more takes more of the disk, less is done more often.
 _AHEAD_BYTES = 1024 * 1024
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -83,7 +85,7 @@ class RowFile:
         self.path, self.version = path, version
         self.last = Position(0, _ROWS_AT, seed)
         self.compacted = mark.compacted if mark else 0  # where the rows of the snapshot it began with end, bytes
-        self.large = 0  # of what was written since it was opened: the bytes of large parts
+        self.large = 0  # of what was written since it was opened: the bytes of large values
         self._file = file
         self._seed = seed or 0
         self._mark = mark  # as it was found
@@ -221,7 +223,7 @@ class RowFile:
                 os.fdatasync(self._file)
             self.last = Position(number, before.end + len(header) + size, *_CHECKSUM.unpack_from(header, _ROW.size))
             self._synced = number if durable else self._synced
-            large = sum(length for part in content if (length := len(part)) > _JOINED)
+            large = sum(length for part in content if (length := len(part)) > _VALUE_BYTES)
             self._put_mark()
         except OSError:
             self.last, self._synced = before, min(self._synced, before.row)

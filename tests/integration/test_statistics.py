@@ -48,9 +48,10 @@ def test_calls_in_chunks_are_counted_one_by_one(shared_cluster: Cluster) -> None
 def test_what_waits_and_runs_is_told_and_adds_up(tmp_path: Path, shared_cluster: Cluster) -> None:
     with shared_cluster.pool() as pool:
         results = [pool.apply_async(common.mark_and_wait, (tmp_path, f"{n}")) for n in range(5)]
-        wait_until(lambda: pool.statistics().tasks.running == 2, "two slots are busy")
+        # A worker that has just run tiny tasks takes more at first, and gives them back.
+        wait_until(lambda: waiting_and_running(pool) == (3, 2), "two slots are busy")
         told = pool.statistics()
-        assert (told.tasks.submitted, told.tasks.waiting, told.tasks.ended) == (5, 3, 0)
+        assert (told.tasks.submitted, told.tasks.ended) == (5, 0)
         assert results[4].cancel()
         assert pool.statistics().tasks.cancelled == 1
         (tmp_path / "go").touch()
@@ -59,6 +60,11 @@ def test_what_waits_and_runs_is_told_and_adds_up(tmp_path: Path, shared_cluster:
         told = pool.statistics()
         assert (told.tasks.done, told.tasks.cancelled, told.calls_ended) == (4, 1, 5)
         assert adds_up(told.tasks)
+
+
+def waiting_and_running(pool: multihost.Pool) -> tuple[int, int]:
+    told = pool.statistics().tasks
+    return told.waiting, told.running
 
 
 def test_an_executor_and_a_task_that_has_a_pool_have_statistics(shared_cluster: Cluster) -> None:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multihost.broker import journal as journal_module
+from multihost.broker import rowfile as rowfile_module
 from multihost.broker.journal import DiskJournal, Journal, MemoryJournal, open_journal
 from multihost.broker.records import Record, decode, encode
 from multihost.errors import JournalDamaged, JournalFull, JournalLocked, JournalUnusable
@@ -419,6 +420,7 @@ def test_journal_of_large_values_may_be_larger_and_is_compacted_when_most_are_of
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal_module, "_LEAST_LARGE_BYTES", 1_000_000)
+    monkeypatch.setattr(rowfile_module, "_VALUE_BYTES", 65_536)
     opened, _ = reopened(tmp_path)
     monkeypatch.setattr(journal_module, "_LARGE_BYTES", 0)
     held = 100_000 * 11
