@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import islice
 
 # With such options tasks go to a child one at a time: those behind one that is stopped or dies would suffer with it.
 TIMEOUT, CAREFUL = "timeout", "careful"
@@ -37,6 +38,17 @@ class Item:
     def measure(self) -> tuple[str, bool]:
         """What its duration is measured as."""
         return self.function_id, self.chunk
+
+    @property
+    def done(self) -> int:
+        """How many items of a chunk have ended."""
+        done = self.options.get("done", 0)
+        assert isinstance(done, int)
+        return done
+
+    def advance(self, count: int) -> None:
+        """So many more items of a chunk have ended."""
+        self.options = {**self.options, "done": self.done + count}
 
     def resembles(self, other: "Item") -> bool:
         """Whether a child can be given both in one message."""
@@ -88,6 +100,10 @@ class Child:
     def worn(self) -> bool:
         """Whether it is given no more tasks: it has run all that a process of its session may run, or is crowded."""
         return self.crowded or (self.left is not None and self.left <= 0)
+
+    def first(self, count: int) -> list[Item]:
+        """So many of its tasks, the first ones: those that run."""
+        return list(islice(self.running.values(), count))
 
     def void(self, token: int) -> None:
         """The lease of one of its tasks has ended."""

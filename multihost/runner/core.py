@@ -6,15 +6,12 @@ work at a time. The others are kept warm for a while, so that a client who comes
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from dataclasses import replace
-from itertools import islice
 from typing import Any
 
-from multihost.deaths import Death, in_bytes
-from multihost.errors import TaskOutOfMemory, TaskTimeout
+from multihost.deaths import in_bytes
 from multihost.options import MAX_SECONDS
-from multihost.payload import dump_error, dump_part
 from multihost.runner.children import TIMEOUT, Child, Item
+from multihost.runner.durations import CHILD_SECONDS, HOLD_SECONDS, Durations
 from multihost.runner.events import (
     ChildDied,
     Condemn,
@@ -49,21 +46,15 @@ from multihost.runner.events import (
     Tick,
     Unstarted,
 )
+from multihost.runner.inquest import Inquest
 from multihost.runner.limits import RETIRE_SECONDS, STOP_GRACE_SECONDS, TIMEOUT_GRACE_SECONDS, Limits
-from multihost.runner.memory import MEMORY, limit_of
+from multihost.runner.memory import MEMORY
 from multihost.runner.relays import Relays
 from multihost.runner.unrecorded import Unrecorded
 
-# How much work a worker holds, by the measured time of the functions: enough to hide the way to the master, little
-# enough that no other worker idles while tasks wait here.
-HOLD_SECONDS = 0.020
-# How much of it lies in a child's pipe, where it cannot be taken back any more.
-CHILD_SECONDS = 0.004
-MAX_HELD = 4096
-_FEW = int(
-    2 * HOLD_SECONDS / CHILD_SECONDS
-)  # when a worker holds so few for a slot, its child's pipe takes one at most
-_UNKNOWN = float("inf")  # how long a function takes that was not measured
+# When a worker holds so few for a slot, its child's pipe takes one at most.
+_FEW = int(2 * HOLD_SECONDS / CHILD_SECONDS)
+_NEVER = float("inf")
 # Tasks that have not started after so long behind others go back to the master.
 STUCK_SECONDS = 0.050
 _LATER = 0.001  # so long after that a ``Tick`` finds it out, whichever way the sums are rounded
@@ -85,19 +76,16 @@ class RunnerCore:
     def __init__(self, slots: int, drain_timeout: float, threads: int = 1, name: str = "", memory: int = 0) -> None:
         self._slots, self._threads = slots, threads
         self._drain_timeout = drain_timeout
-        self._name = name
-        self._memory = memory
+        self._inquest = Inquest(name, threads, memory)
         self._measuring = memory > 0  # whether a task was seen that has a limit of memory
         self._queue: deque[Item] = deque()  # leased and not yet given to a child
         self._children: OrderedDict[int, Child] = OrderedDict()  # longest unused first
         self._retiring: dict[int, float] = {}  # children that end by themselves, and when that will have taken too long
         self._next_child = 1
         self._blobs: set[str] = set()  # ids of those that are kept
-        self._seconds: dict[tuple[str, bool], float] = {}  # what an item is measured as -> running mean of its duration
-        self._ran: list[
-            tuple[int, int, float]
-        ] = []  # not told yet: a token, how many tasks ended, their seconds in all
-        self._recent: tuple[str, bool] = ("", False)  # as what the task that ended last was measured
+        self._durations = Durations()
+        # Not told yet: a token, how many tasks ended, their seconds in all.
+        self._ran: list[tuple[int, int, float]] = []
         self._announced = 0  # what the master thinks we want
         self._progress = 0.0  # when a task last started or ended here, or came to an empty queue
         self._review: float | None = None  # when time alone will have changed how many tasks are wanted
@@ -178,7 +166,7 @@ class RunnerCore:
         """The children whose memory is limited now."""
         if not self._measuring:
             return []
-        return [n for n, child in self._children.items() if not child.condemned and self._limit_of_child(child)]
+        return [n for n, child in self._children.items() if not child.condemned and self._inquest.limit(child)]
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Apply one event; the effects are to be performed in order."""
@@ -223,7 +211,7 @@ class RunnerCore:
         The next master may be another one that knows none of our sessions, so nothing is kept for them either.
         """
         self._queue.clear()
-        self._seconds.clear()
+        self._durations.clear()
         self._limits.clear()
         self._relays.clear()
         self._unrecorded.clear()
@@ -287,8 +275,7 @@ class RunnerCore:
         effects = [e for child in [*self._children.values()] if child.session == session for e in self._kill(child)]
         for blob_id in blob_ids:
             self._blobs.discard(blob_id)
-            for chunk in (False, True):
-                self._seconds.pop((blob_id, chunk), None)
+            self._durations.forget(blob_id)
         return [*effects, Drop(blob_ids)]
 
     # --- what children say -------------------------------------------------------------------------------------
@@ -319,10 +306,8 @@ class RunnerCore:
         item = child.running.get(token)
         if item is None or item.void or not item.chunk or count < 1:
             return None
-        done = item.options.get("done", 0)
-        assert isinstance(done, int)
-        item.options = {**item.options, "done": done + count}
-        return done
+        item.advance(count)
+        return item.done - count
 
     def _note_outcome(self, child: Child, token: int, seconds: float) -> bool:
         """Whether the master is to hear how a task has ended."""
@@ -332,9 +317,7 @@ class RunnerCore:
         self._limits.lift(token)
         if item.void:
             return False
-        self._recent = measure = item.measure
-        mean = self._seconds.setdefault(measure, seconds)
-        self._seconds[measure] = mean + (seconds - mean) / 8
+        self._durations.note(item.measure, seconds)
         return True
 
     def _started(self, event: Started, now: float) -> list[Effect]:
@@ -396,75 +379,22 @@ class RunnerCore:
         effects = self._close_channels(event.child)
         if retired or child is None:
             return effects
-        items = list(child.running.values())
-        if not items and not child.condemned:
+        if not child.running and not child.condemned:
             return [*effects, Note("warning", f"an idle child process ended: {event.reason}")]
         self._progress = now
-        for item in items:
-            self._limits.lift(item.token)
-        late = [item for item in items if item.overdue and not item.void]
-        if late:
-            effects += self._report("settle", [self._timed_out(item, event) for item in late])
-        rest = [item for item in items if not item.overdue and not item.void]
-        if child.excess and items[0] in rest and items[0].token == child.suspect:
-            return effects + self._too_large(child, items, rest, event)
-        # Behind a task that was stopped, nothing had started; with threads, what had is repeated unpenalised.
-        if child.condemned or late or not rest or (items[0].void and self._threads == 1):
-            self._queue_again(rest)
-            return effects
-        return effects + self._blame(rest, event)
-
-    def _timed_out(self, item: Item, event: ChildDied) -> tuple[int, str, bytes]:
-        seconds = item.options[TIMEOUT]
-        assert isinstance(seconds, float)
-        error = TaskTimeout(seconds, self._name, True, event.stack, _output_of(item, event))
-        return item.token, "retry" if item.retry else "error", dump_error(error)
-
-    def _blame(self, items: list[Item], event: ChildDied) -> list[Effect]:
-        """Find out which of a dead child's tasks it died of: only if it had but one, that is certain.
-
-        Outcomes of tiny tasks (and items) may have died with it. So they run again here, each apart and handing over
-        what ends at once, and then the one that it died of is the only one that is lost.
-        """
-        death = event.death or Death(event.reason, worker=self._name)
-        if len(items) == 1 and (items[0].careful or not items[0].chunk):
-            death = replace(death, output=_output_of(items[0], event))
-            return [
-                Note("warning", f"a child process ended in the middle of a task: {death}"),
-                *self._report("settle", [(items[0].token, "lost", death.encode().encode())]),
-            ]
-        self._queue_again([item.with_care() for item in items])
-        return [Note("warning", f"a child process ended with {len(items)} tasks, which run again one by one: {death}")]
-
-    def _too_large(self, child: Child, items: list[Item], rest: list[Item], event: ChildDied) -> list[Effect]:
-        """A child was killed for the memory it took: for that of which task, is only clear if but one ran in it."""
-        first, behind = items[0], rest[1:]
-        if len(items[: self._threads]) > 1 or (first.chunk and not first.careful):
-            self._queue_again([item.with_care() for item in rest])
-            return []
-        limit = self._limit_of_child(child)
-        error = dump_error(TaskOutOfMemory(limit, self._name, True, child.excess, output=_output_of(first, event)))
-        if not first.chunk:
-            self._queue_again(behind)
-            return self._report("settle", [(first.token, "retry" if first.retry_memory else "error", error)])
-        # Only the item is given up; the chunk goes on behind it.
-        done = first.options.get("done", 0)
-        assert isinstance(done, int)
-        first.options = {**first.options, "done": done + 1}
-        self._queue_again([first, *behind])
-        return self._report("parts", [(first.token, 1, dump_part(done, 0.0, [None], {0: error}))], [done])
-
-    def _limit_of_child(self, child: Child) -> int:
-        """How many bytes it may take: of several tasks that it runs, the highest limit counts; 0: any number."""
-        running = list(islice(child.running.values(), self._threads))
-        limits = [limit_of(item.options, self._memory) for item in running]
-        return max(limits, default=0) if all(limits) else 0
+        for token in child.running:
+            self._limits.lift(token)
+        verdict = self._inquest.hold(child, event)
+        self._queue_again(verdict.again)
+        effects += self._report("parts", verdict.parts, verdict.starts)
+        effects += self._report("settle", verdict.outcomes)
+        return [*effects, Note("warning", verdict.note)] if verdict.note else effects
 
     def _measured(self, event: Measured, now: float) -> list[Effect]:
         child = self._children.get(event.child)
         if child is None or child.condemned:
             return []
-        limit = self._limit_of_child(child)
+        limit = self._inquest.limit(child)
         if not limit or event.used_bytes <= limit:
             return []
         child.condemned, child.excess, child.suspect = True, event.used_bytes, next(iter(child.running))
@@ -556,17 +486,18 @@ class RunnerCore:
 
     def _note_begun(self, child: Child, now: float) -> None:
         """Those of a child's tasks that run: of the new ones among them, when they are expected to end."""
-        for item in islice(child.running.values(), self._threads):
+        for item in child.first(self._threads):
             if not item.begun:
                 item.begun = True
                 if not (item.careful or TIMEOUT in item.options):
-                    seconds = self._seconds.get(item.measure)
+                    seconds = self._durations.get(item.measure)
                     item.end = None if seconds is None else now + seconds
 
     def _ends(self, child: Child) -> list[float]:
         """When the tasks that a child runs are expected to end, those of which something is known."""
-        running = islice(child.running.values(), self._threads)
-        return [item.end for item in running if item.end is not None and not child.lending]
+        if child.lending:
+            return []
+        return [item.end for item in child.first(self._threads) if item.end is not None]
 
     def _busy(self) -> int:
         return sum(child.busy for child in self._children.values())
@@ -586,10 +517,8 @@ class RunnerCore:
 
     def _room(self, item: Item) -> int:
         """How many tasks like this one a child may have, running and in its pipe."""
-        seconds = self._seconds.get(item.measure)
-        if seconds is None or item.careful or TIMEOUT in item.options:
-            return self._threads
-        return self._threads * max(1, min(MAX_HELD, int(CHILD_SECONDS / max(seconds, 1e-7))))
+        alone = item.careful or TIMEOUT in item.options
+        return self._threads * (1 if alone else self._durations.in_pipe(item.measure))
 
     def _portion(self, child: Child, first: Item) -> int:
         """How many tasks like ``first`` to give to a child at once."""
@@ -641,7 +570,7 @@ class RunnerCore:
         self._review = None
         if not self._connected or self._drain_until is not None:
             return []
-        each = self._held_for_each()
+        each = self._durations.held({next(iter(c.running.values())).measure for c in self._children.values() if c.busy})
         places = self._slots * self._threads
         nearly_free = self._about_to_end(now) if each <= _FEW else 0
         # Of tasks of which a slot has but one, the next one is asked for when that is about to end.
@@ -655,16 +584,9 @@ class RunnerCore:
         self._announced = want
         return [Send(("want", want))]
 
-    def _held_for_each(self) -> int:
-        """How many tasks to hold for each place: what it ends soon, by the slowest function that runs or ran last."""
-        running = {next(iter(c.running.values())).measure for c in self._children.values() if c.busy}
-        measured = [self._seconds.get(measure) for measure in running or {self._recent}]
-        slowest = max((_UNKNOWN if seconds is None else seconds for seconds in measured), default=_UNKNOWN)
-        return max(1, min(MAX_HELD, int(HOLD_SECONDS / max(slowest, 1e-7))))
-
     def _about_to_end(self, now: float) -> int:
         """How many tasks end within the holding time, by the durations of their functions; sets when that changes."""
-        count, review = 0, _UNKNOWN
+        count, review = 0, _NEVER
         for child in self._children.values():
             for end in self._ends(child):
                 if now < end - HOLD_SECONDS:
@@ -677,7 +599,7 @@ class RunnerCore:
                 else:
                     continue
                 review = min(review, change)
-        self._review = None if review == _UNKNOWN else review
+        self._review = None if review == _NEVER else review
         return count
 
     def _give_back_queue(self) -> list[Effect]:
@@ -717,7 +639,7 @@ class RunnerCore:
         child.late = bool(child.running)
         for item in child.running.values():
             item.end = None
-            self._seconds[item.measure] = max(self._seconds.get(item.measure, 0.0), HOLD_SECONDS)
+            self._durations.note_late(item.measure)
 
     def _enforce(self, now: float) -> list[Effect]:
         """Interrupt tasks whose time is up, and kill children that did not end one in time."""
@@ -759,9 +681,3 @@ class RunnerCore:
         for child in busy:
             effects += self._kill(child)
         return [*effects, Send(("give_back", tokens))] if tokens else effects
-
-
-def _output_of(item: Item, death: ChildDied) -> str:
-    """The last lines that a task printed before its child died, if it was the last one that did."""
-    token, text = death.printed
-    return text if token == item.token else ""

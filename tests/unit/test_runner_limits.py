@@ -388,6 +388,15 @@ def test_task_that_took_too_much_is_tried_again_if_its_caller_wants_that(runner:
     assert [row[:2] for row in settled(runner)] == [(token, "retry")]
 
 
+def test_task_that_ends_when_it_has_taken_too_much_has_ended_well(runner: Runner) -> None:
+    (token,) = runner.grant(1, memory=LIMIT)
+    child = runner.busy[0]
+    runner.handle(Measured(child, LIMIT + 1))
+    runner.finish(child)
+    runner.die(child)
+    assert [row[:2] for row in settled(runner)] == [(token, "result")]
+
+
 def test_what_waits_behind_a_task_that_took_too_much_runs_elsewhere(runner: Runner) -> None:
     for _ in range(60):
         runner.grant(1, memory=LIMIT)
