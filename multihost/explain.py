@@ -28,7 +28,7 @@ _WORDS = {
     (
         "leased",
         "children",
-    ): "worker {worker} has it{since}, and it waits for {waits_for} tasks that it has submitted: {children}",
+    ): "worker {worker} has it{since}, and it waits for {waits_for} of the tasks that it has submitted: {children}",
     ("leased", "absent"): "worker {worker} had it, and has not come back since the master's restart",
     ("ended", "result"): "it has ended with a result",
     ("ended", "error"): "it has ended with an exception",

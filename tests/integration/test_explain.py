@@ -72,7 +72,7 @@ def test_a_task_that_waits_for_its_own_tasks_says_for_which(tmp_path: Path) -> N
             wait_until(lambda: len([*tmp_path.glob("leaf.began*")]) == 2, "two leaves run")
             told = result.explain()
             assert (told.reason, told.waits_for) == ("children", 2)
-            assert f"waits for 2 tasks that it has submitted: {told.children[0][:8]}/0, " in str(told)
+            assert f"waits for 2 of the tasks that it has submitted: {told.children[0][:8]}/0, " in str(told)
             rows = cluster.run("-m", "multihost", "explain", "--json", told.children[0])
             child = json.loads(rows)
             assert (child["state"], child["reason"], child["waits_for"]) == ("leased", "children", 2)

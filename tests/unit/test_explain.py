@@ -156,7 +156,7 @@ def test_task_waits_for_tasks_that_it_has_submitted(broker: Broker) -> None:
     assert (told.state, told.reason, told.worker, told.waits_for) == ("leased", "children", "host-a", 12)
     assert told.children == tuple(f"{nested.session}/{number}" for number in range(1, 11))
     named = [f"{nested.session[:8]}/{number}" for number in range(1, 11)]
-    assert str(told).endswith("waits for 12 tasks that it has submitted: " + ", ".join(named) + ", ...")
+    assert str(told).endswith("waits for 12 of the tasks that it has submitted: " + ", ".join(named) + ", ...")
     nested.say(("cancel", [*range(1, 12)], False))
     assert ask(broker, client).children == (f"{nested.session}/12",)
     assert not str(ask(broker, client)).endswith("...")
