@@ -27,6 +27,8 @@ MANIFEST = "__multihost__.json"
 _MOST_NAMED_BYTES = 4096
 # A bytes object of this size is worth the trouble of not copying it: 5 µs, and 60 µs for the copy.
 LARGE_BYTES = 256 * 1024
+# A blob of this size does not stay until its session ends, but as long as it is used; smaller ones are not worth that.
+LARGE_BLOB_BYTES = 1024 * 1024
 
 
 class Retrying(NamedTuple):

@@ -442,6 +442,9 @@ class Session:
                         self._changed.notify_all()
                 case ("outcomes", outcomes):
                     self._take(outcomes)
+                case ("released", blob_ids):
+                    with self._lock:
+                        self._core.released(blob_ids)
                 case ("too_late", sequences):
                     self._note_cancelled(sequences, False)
                 case ("refused", reason):

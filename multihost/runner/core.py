@@ -289,6 +289,10 @@ class RunnerCore:
             self._blobs.discard(blob_id)
             for chunk in (False, True):
                 self._seconds.pop((blob_id, chunk), None)
+        for child in self._children.values():
+            if dropped := sorted(child.functions.intersection(blob_ids)):
+                child.functions.difference_update(dropped)
+                effects.append(Tell(child.number, ("drop", dropped)))
         return [*effects, Drop(blob_ids)]
 
     # --- what children say -------------------------------------------------------------------------------------

@@ -179,6 +179,10 @@ class Slot:
                     self._outbox.send(("unstarted", refused))
             case ("function", str(function_id), bytes(definition)):
                 self._definitions[function_id] = definition
+            case ("drop", list(function_ids)):
+                for function_id in function_ids:
+                    self._definitions.pop(function_id, None)
+                    self._functions.pop(function_id, None)
             case ("need", str(blob_id), bytes(content)):
                 self._needs[blob_id] = content
                 if is_archive(content):

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from multihost.client.code import Blob
 from multihost.client.core import ClientCore
 from multihost.options import PLAIN
-from multihost.payload import LARGE_BYTES, content_id, dumps_large
+from multihost.payload import LARGE_BLOB_BYTES, LARGE_BYTES, content_id, dumps_large
 from multihost.wire.messages import Message, check_batch, encode
 from tests.unit.brokers import Broker
 
@@ -300,6 +300,83 @@ def test_withdrawn_task_is_never_sent_and_its_number_left_out(client: ClientCore
     ]
 
 
+# --- large functions -------------------------------------------------------------------------------------------------
+
+HUGE = [blob(b"%d" % number * LARGE_BLOB_BYTES, ARCHIVE) for number in range(3)]
+
+
+def run(client: ClientCore, *functions: Blob) -> list[Message]:
+    """Have one task of each run, one after another; what was said."""
+    said: list[Message] = []
+    for function in functions:
+        (sequence,) = add(client, b"x", code=[ARCHIVE, function])
+        said += batch(client)
+        client.finished(sequence, 1)
+    return said + batch(client)
+
+
+def released(messages: list[Message]) -> list[object]:
+    return [message[1] for message in messages if message[0] == "release"]
+
+
+def sent(messages: list[Message]) -> list[object]:
+    return [message[1] for message in messages if message[0] == "blob"]
+
+
+def test_large_functions_that_no_task_needs_are_released_but_for_those_used_last() -> None:
+    client = ClientCore(kept_bytes=2 * LARGE_BLOB_BYTES)
+    said = run(client, *HUGE, F, HUGE[1])
+    assert (len(sent(said)), released(said)) == (5, [[HUGE[0].blob_id]])
+    client.released([HUGE[0].blob_id])
+    said = run(client, HUGE[0])
+    assert (sent(said), released(said)) == ([HUGE[0].blob_id], [[HUGE[2].blob_id]])
+
+
+def test_the_function_used_last_is_kept_however_large() -> None:
+    client = ClientCore(kept_bytes=0)
+    said = run(client, HUGE[0], HUGE[0], HUGE[1])
+    assert (sent(said), released(said)) == ([ARCHIVE.blob_id, HUGE[0].blob_id, HUGE[1].blob_id], [[HUGE[0].blob_id]])
+
+
+def test_function_that_a_task_needs_is_not_released() -> None:
+    client = ClientCore(kept_bytes=0)
+    first, second = add(client, b"0", b"1", code=[ARCHIVE, HUGE[0]])
+    batch(client)
+    client.accepted(2)
+    client.finished(first, 1)
+    assert released(run(client, HUGE[1], HUGE[2])) == [[HUGE[1].blob_id]]
+    client.reconnected(False, 0)
+    assert sent(batch(client)) == [ARCHIVE.blob_id, HUGE[0].blob_id], "a master that has forgotten it gets it again"
+    client.finished(second, 1)
+    assert released(batch(client)) == [[HUGE[2].blob_id]]
+
+
+def test_function_of_tasks_that_were_withdrawn_is_released() -> None:
+    client = ClientCore(kept_bytes=0)
+    run(client, F)
+    withdrawn = add(client, b"0", b"1", code=[ARCHIVE, HUGE[0]])
+    assert client.withdraw(withdrawn) == withdrawn
+    assert released(run(client, HUGE[1])) == [[HUGE[0].blob_id]]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_release_is_said_again_over_a_new_connection_unless_it_was_answered_or_is_to_no_purpose(known: bool) -> None:
+    client = ClientCore(kept_bytes=0)
+    run(client, *HUGE)
+    client.released([HUGE[0].blob_id])
+    client.reconnected(known, 3)
+    assert released(batch(client)) == ([[HUGE[1].blob_id]] if known else [])
+
+
+def test_function_that_is_used_again_is_not_released_by_what_was_said_before() -> None:
+    client = ClientCore(kept_bytes=0)
+    run(client, HUGE[0], HUGE[1])
+    add(client, b"x", code=[ARCHIVE, HUGE[0]])
+    assert sent(batch(client)) == [HUGE[0].blob_id]
+    client.reconnected(True, 3)
+    assert released(batch(client)) == []
+
+
 # --- reconnecting ----------------------------------------------------------------------------------------------------
 
 
@@ -372,7 +449,7 @@ class Session(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.client = ClientCore()
+        self.client = ClientCore(large_bytes=1, kept_bytes=0)
         self.broker = Broker()
         self.worker = self.broker.worker(want=1_000_000)
         self.connection = self.broker.client()
@@ -386,6 +463,8 @@ class Session(RuleBasedStateMachine):
             match name, fields:
                 case "accepted", [int(below)]:
                     self.client.accepted(below)
+                case "released", [list(blob_ids)]:
+                    self.client.released(blob_ids)
                 case "outcomes", [list(rows)]:
                     for sequence, _, content, _ in rows:
                         if self.client.finished(sequence, len(content)):
@@ -446,6 +525,8 @@ class Session(RuleBasedStateMachine):
                 self.work(3)
         assert self.seen == self.payloads
         assert not self.client.pending
+        self.send()
+        assert self.broker.count("blobs") <= 2, "a function stays that no task needs, besides the last one"
         self.broker.say(self.connection, *self.client.acknowledgement())
         self.broker.leave(self.connection)
         self.connection = self.broker.client()
