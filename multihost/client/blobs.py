@@ -12,7 +12,7 @@ from multihost.wire.messages import Message
 
 # Of large functions that no task needs, so much is kept, and the one that was called last in any case. More spares
 # sending them again, and costs client, master and workers their memory.
-KEPT_BYTES = 64 * 1024 * 1024
+KEPT_BYTES = 64_000_000
 
 
 class Blobs:
@@ -54,7 +54,11 @@ class Blobs:
         if function_id not in self._uses:
             return
         self._uses[function_id] -= 1
-        if not self._uses[function_id]:
+        if self._uses[function_id]:
+            return
+        if self._blobs[function_id].passing:
+            self._let_go(function_id)
+        else:
             self._idle[function_id] = len(self._blobs[function_id].content)
             while len(self._idle) > 1 and sum(self._idle.values()) > self._kept_bytes:
                 self._let_go(next(iter(self._idle)))
@@ -89,6 +93,7 @@ class Blobs:
             self._releases.clear()
 
     def _let_go(self, blob_id: str) -> None:
-        del self._idle[blob_id], self._uses[blob_id], self._blobs[blob_id]
+        self._idle.pop(blob_id, None)
+        del self._uses[blob_id], self._blobs[blob_id]
         self._sent.discard(blob_id)
         self._releases.add(blob_id)

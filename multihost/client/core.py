@@ -12,7 +12,8 @@ from itertools import count
 
 from multihost.client.blobs import KEPT_BYTES, Blobs
 from multihost.client.code import Blob
-from multihost.payload import LARGE_BLOB_BYTES, Large
+from multihost.client.values import Values
+from multihost.payload import LARGE_BLOB_BYTES, Large, Places
 from multihost.wire.messages import Message
 
 _MAX_BATCH_BYTES = 4 * 1024 * 1024
@@ -31,6 +32,7 @@ class Pending:
     since: float = 0.0  # when the call was made, if its options ask for that
     patient: bool = False  # whether it waits here while the master is full, rather than fail
     called_at: float = 0.0  # on a clock of the caller's
+    values: tuple[bytes, ...] = ()  # large ones that it has
 
 
 @dataclass(slots=True)
@@ -46,6 +48,7 @@ class ClientCore:
     _numbers: Iterator[int] = field(default_factory=count)
     _unsent: OrderedDict[int, None] = field(default_factory=OrderedDict)  # numbers, those to send first in front
     _blobs: Blobs = field(init=False)
+    _values: Values = field(default_factory=Values)
     full: bool = False  # whether the master takes no more, until it says otherwise
     _heard: bool = False  # that it is full: it is to be told so
     _awaited: int = -1  # the highest number in the batches that are not accepted yet; -1: none is under way
@@ -71,15 +74,18 @@ class ClientCore:
         since: float = 0.0,
         patient: bool = False,
         called_at: float = 0.0,
+        values: tuple[bytes, ...] = (),
     ) -> int:
         """A new task of the function that is the last of ``blobs``; its sequence number.
 
         ``since`` is when the call was made, on the clock of ``next_batch``, for options that count from then on;
-        ``called_at`` is kept with it, for whoever wants to know.
+        ``called_at`` is kept with it, for whoever wants to know. ``values`` are large ones among its arguments.
         """
         self._blobs.use(blobs)
+        if values:
+            self._values.use(values)
         sequence = next(self._numbers)
-        self.pending[sequence] = Pending(blobs[-1].blob_id, options, payload, since, patient, called_at)
+        self.pending[sequence] = Pending(blobs[-1].blob_id, options, payload, since, patient, called_at, values)
         self._unsent[sequence] = None
         return sequence
 
@@ -92,7 +98,7 @@ class ClientCore:
         unsent = sorted({sequence for sequence in sequences if sequence in self._unsent})
         for sequence in unsent:
             del self._unsent[sequence]
-            self._blobs.ended(self.pending.pop(sequence).function_id)
+            self._ended(self.pending.pop(sequence))
         return unsent
 
     def next_batch(self, now: float) -> list[Message]:
@@ -188,8 +194,26 @@ class ClientCore:
         self._finished.append(sequence)
         self._finished_bytes += size_bytes + self._part_bytes.pop(sequence, 0)
         if (task := self.pending.pop(sequence, None)) is not None:
-            self._blobs.ended(task.function_id)
+            self._ended(task)
         return task
+
+    def _ended(self, task: Pending) -> None:
+        self._blobs.ended(task.function_id)
+        for function_id in self._values.ended(task.values) if task.values else ():
+            self._blobs.ended(function_id)
+
+    def shared(self, places: Places) -> Places:
+        """Those of a call's large values that a task has which has not ended."""
+        return self._values.shared(places)
+
+    def bound(self, function_id: str, places: Places) -> list[Blob] | None:
+        """The blobs of a function that is bound to values that are shared, if that was done before."""
+        return self._values.bound(function_id, places)
+
+    def bind(self, function_id: str, places: Places, blobs: list[Blob]) -> None:
+        """Keep these blobs as long as a task has the values."""
+        if self._values.bind(function_id, places, blobs):
+            self._blobs.use(blobs)
 
     def released(self, blob_ids: list[str]) -> None:
         """The master has let go of these blobs, or needs them still for what we know to have ended."""

@@ -26,11 +26,12 @@ from multihost.client.code import Blob, CodeBook, Initializer
 from multihost.client.core import ClientCore, Pending
 from multihost.client.delivery import Callback, deliver, deliver_outcome, fail
 from multihost.client.figures import Figures
+from multihost.client.values import large_values
 from multihost.enclosing import Door, Link
 from multihost.errors import ClientClosed, ClusterFull, ForkedClient, MultihostError, ProtocolError, TaskTooLarge
 from multihost.explain import Explanation
 from multihost.options import PLAIN, Options
-from multihost.payload import Large, dumps, dumps_large, is_large
+from multihost.payload import Large, Places, dumps, dumps_large, is_large, without
 from multihost.settings import Address
 from multihost.statistics import Statistics
 from multihost.wire.connection import GivenUp, Patience, attach
@@ -159,12 +160,36 @@ class Session:
         if os.getpid() != self._process:
             raise ForkedClient(self._process, os.getpid())
         try:
-            large = any(map(is_large, args)) or (bool(kwds) and any(map(is_large, kwds.values())))
+            large, values = _any_large(args, kwds), Places()
+            if large and function.error is None and (values := large_values(args, kwds)):
+                function, args, kwds = self._share(function, args, kwds, values)
+                large = _any_large(args, kwds)
             payload = self._pickled(function, (args, kwds), large)
         except (Exception, SystemExit) as unsendable:
             deliver(callback, False, _not_sent(unsendable, function.name))
             return -1
-        return self._add(function, options.wire, payload, callback, _made_at(options), patient)
+        return self._add(function, options.wire, payload, callback, _made_at(options), patient, tuple(values.values()))
+
+    def _share(
+        self, function: Prepared, args: tuple[object, ...], kwds: dict[str, object], values: Places
+    ) -> tuple[Prepared, tuple[object, ...], dict[str, object]]:
+        """The same call, with those of its large values bound to the function that another task has, too."""
+        function_id = function.blobs[-1].blob_id
+        with self._lock:
+            shared = self._core.shared(values)
+            blobs = self._core.bound(function_id, shared) if shared else None
+        if not shared:
+            return function, args, kwds
+        if blobs is None:
+            try:
+                blobs = self._code.bind(
+                    function.blobs, shared
+                )  # a millisecond for each megabyte, so not under the lock
+            except TaskTooLarge:
+                return function, args, kwds  # they may be small enough without the function
+            with self._lock:
+                self._core.bind(function_id, shared, blobs)
+        return function._replace(blobs=blobs), *without(shared, args, kwds)
 
     def submit_chunk(
         self,
@@ -217,6 +242,7 @@ class Session:
         callback: Callback | Chunk,
         since: float,
         patient: bool,
+        values: tuple[bytes, ...] = (),
     ) -> int:
         with self._lock:
             if self._core.unsent >= _MAX_UNSENT:
@@ -225,7 +251,7 @@ class Session:
                 raise self._error
             full = self._full if self._core.full and not patient else None
             if full is None:
-                sequence = self._core.add(function.blobs, options, payload, since, patient, time.monotonic())
+                sequence = self._core.add(function.blobs, options, payload, since, patient, time.monotonic(), values)
                 self._names.setdefault(function.blobs[-1].blob_id, function.name)
                 self._callbacks[sequence] = callback
                 alone = self._workers == 0 and len(self._callbacks) == 1
@@ -597,6 +623,10 @@ def _say_goodbye(connection: Link) -> None:
     with contextlib.suppress(OSError):  # the master ends the session by itself when its time to live is over
         connection.send_batch([("close",)])
     connection.interrupt()
+
+
+def _any_large(args: tuple[object, ...], kwds: dict[str, object]) -> bool:
+    return any(map(is_large, args)) or (bool(kwds) and any(map(is_large, kwds.values())))
 
 
 def _made_at(options: Options) -> float:

@@ -99,7 +99,7 @@ class Slot:
         self._pipe = pipe
         self._config = config
         self._definitions: dict[str, bytes] = {}
-        self._functions: dict[str, tuple[Function, Exceptions]] = {}  # with the exceptions that are worth another try
+        self._functions: dict[str, payload.Function] = {}
         self._needs: dict[str, bytes] = {}  # archives and initializers, in the order in which they are wanted
         self._preparing = threading.Lock()
         self._prepared = False
@@ -406,8 +406,9 @@ class Slot:
                 raise self._unprepared
             known = self._functions.get(function_id)
             if known is None:
-                known = self._functions[function_id] = _with_retries(payload.loads(self._definitions[function_id]))
-            return *known, payload.loads(arguments)
+                known = self._functions[function_id] = payload.load_function(self._definitions[function_id])
+            loaded = payload.loads(arguments)
+            return known.function, known.retry_for, known.complete(loaded) if known.places else loaded
         except MultihostError:
             raise
         except (ImportError, AttributeError) as error:
@@ -428,10 +429,6 @@ class Slot:
 
 # Of a function's code: that it is a coroutine function, or was marked as if it were one.
 _MAY_BE_AWAITED = 0x80 | 0x100
-
-
-def _with_retries(function: Any) -> tuple[Function, Exceptions]:
-    return tuple(function) if isinstance(function, payload.Retrying) else (function, ())  # type: ignore[return-value]
 
 
 def _without_ours(traceback: TracebackType | None) -> TracebackType | None:

@@ -46,6 +46,13 @@ def models(model: Model, _: object) -> tuple[int, int]:
     return model.content[0], len(Model.held)
 
 
+def length(first: object, second: object, *, number: int = 0) -> tuple[int, int]:
+    """The bytes in its arguments, and its number; 13 is none."""
+    if number == 13:
+        raise ValueError(f"{number} is no number")
+    return sum(len(value) for value in (first, second) if isinstance(value, bytes)), number
+
+
 def given(*args: object, **kwds: object) -> object:
     """Its arguments; a single one as it is."""
     return args[0] if len(args) == 1 and not kwds else (args, kwds)
