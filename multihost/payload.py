@@ -11,7 +11,7 @@ import pickle
 import pickletools
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -129,7 +129,7 @@ def bind(definition: bytes, places: Places) -> bytes:
     return b"".join([_BOUND, b"%d\n" % len(definition), definition, *parts])
 
 
-def without(places: Places, args: tuple[object, ...], kwds: dict[str, object]) -> tuple[Any, dict[str, Any]]:
+def without(places: Places, args: Iterable[object], kwds: dict[str, object]) -> tuple[Any, dict[str, Any]]:
     """The arguments of a call whose function is bound to those at ``places``."""
     positional = tuple(None if place in places else value for place, value in enumerate(args))
     return positional, {name: None if name in places else value for name, value in kwds.items()}

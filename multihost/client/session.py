@@ -26,7 +26,7 @@ from multihost.client.code import Blob, CodeBook, Initializer
 from multihost.client.core import ClientCore, Pending
 from multihost.client.delivery import Callback, deliver, deliver_outcome, fail
 from multihost.client.figures import Figures
-from multihost.client.values import large_values
+from multihost.client.values import large_values, values_of_all
 from multihost.enclosing import Door, Link
 from multihost.errors import ClientClosed, ClusterFull, ForkedClient, MultihostError, ProtocolError, TaskTooLarge
 from multihost.explain import Explanation
@@ -160,9 +160,11 @@ class Session:
         if os.getpid() != self._process:
             raise ForkedClient(self._process, os.getpid())
         try:
-            large, values = _any_large(args, kwds), Places()
-            if large and function.error is None and (values := large_values(args, kwds)):
-                function, args, kwds = self._share(function, args, kwds, values)
+            large = _any_large(args, kwds)
+            values = large_values(args, kwds) if large and function.error is None else Places()
+            if values and (bound := self._bound(function, values)) is not None:
+                function, shared = bound
+                args, kwds = without(shared, args, kwds)
                 large = _any_large(args, kwds)
             payload = self._pickled(function, (args, kwds), large)
         except (Exception, SystemExit) as unsendable:
@@ -170,26 +172,24 @@ class Session:
             return -1
         return self._add(function, options.wire, payload, callback, _made_at(options), patient, tuple(values.values()))
 
-    def _share(
-        self, function: Prepared, args: tuple[object, ...], kwds: dict[str, object], values: Places
-    ) -> tuple[Prepared, tuple[object, ...], dict[str, object]]:
-        """The same call, with those of its large values bound to the function that another task has, too."""
+    def _bound(self, function: Prepared, values: Places) -> tuple[Prepared, Places] | None:
+        """The function bound to those of a call's large values that another task has, too, and these."""
         function_id = function.blobs[-1].blob_id
         with self._lock:
             shared = self._core.shared(values)
             blobs = self._core.bound(function_id, shared) if shared else None
         if not shared:
-            return function, args, kwds
+            return None
         if blobs is None:
             try:
                 blobs = self._code.bind(
                     function.blobs, shared
                 )  # a millisecond for each megabyte, so not under the lock
             except TaskTooLarge:
-                return function, args, kwds  # they may be small enough without the function
+                return None  # they may be small enough without the function
             with self._lock:
                 self._core.bind(function_id, shared, blobs)
-        return function._replace(blobs=blobs), *without(shared, args, kwds)
+        return function._replace(blobs=blobs), shared
 
     def submit_chunk(
         self,
@@ -207,8 +207,13 @@ class Session:
         """
         if os.getpid() != self._process:
             raise ForkedClient(self._process, os.getpid())
+        values = values_of_all(items) if star and function.error is None else Places()
         try:
-            payload = self._pickled(function, items, is_large(items[0]))
+            if values and (bound := self._bound(function, values)) is not None:
+                function, shared = bound
+                payload = self._pickled(function, [without(shared, item, {})[0] for item in items], False)
+            else:
+                payload = self._pickled(function, items, is_large(items[0]))
         except (Exception, SystemExit) as unsendable:
             if len(items) == 1 or function.error is not None:
                 Chunk(len(items), callback).fail(_not_sent(unsendable, function.name))
@@ -223,7 +228,8 @@ class Session:
         plain = wire_options(options, star, len(items))
         with self._lock:
             self._figures.chunk_submitted(len(items))
-        return [self._add(function, plain, payload, Chunk(len(items), callback), since, True)]
+        chunk = Chunk(len(items), callback)
+        return [self._add(function, plain, payload, chunk, since, True, tuple(values.values()))]
 
     def _pickled(self, function: Prepared, arguments: object, large: bool) -> bytes | Large:
         """``large``: whether there may be something that is worth not being copied."""

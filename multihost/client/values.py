@@ -6,15 +6,26 @@ once is neither hashed nor copied for that.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from multihost.client.code import Blob
 from multihost.payload import LARGE_BLOB_BYTES, Places
 
 
-def large_values(args: tuple[object, ...], kwds: dict[str, object]) -> Places:
+def large_values(args: Iterable[object], kwds: dict[str, object]) -> Places:
     """The arguments of a call that are worth being shared. They are known again as objects, so they must not change."""
     arguments: list[tuple[int | str, object]] = [*enumerate(args), *kwds.items()]
     return {place: v for place, v in arguments if type(v) is bytes and len(v) >= LARGE_BLOB_BYTES}
+
+
+def values_of_all(items: list[Any]) -> Places:
+    """The same for the calls of a starmap: what all of them have, if they have any."""
+    first = items[0]
+    if not isinstance(first, tuple | list) or not (values := large_values(first, {})):
+        return {}
+    rows = [item if isinstance(item, tuple | list) else () for item in items]
+    shortest = min(map(len, rows))
+    return {p: v for p, v in values.items() if int(p) < shortest and all(row[int(p)] is v for row in rows)}
 
 
 @dataclass(slots=True)

@@ -265,7 +265,8 @@ class Slot:
         if interrupts.cancelled and interrupts.take_cancelled(token):
             return "error", b""  # nobody waits for it
         try:
-            function, retry_for, loaded = self._load(order.function_id, arguments)
+            known, loaded = self._load(order.function_id, arguments)
+            function, retry_for, places = known
             if interrupts.cancelled and interrupts.take_cancelled(token):
                 return "error", b""
             if "timeout" in order.options or (retry_for and self._memory.of(order.options)):
@@ -276,8 +277,12 @@ class Slot:
         try:
             self._enter(order, token)
             if "chunk" in order.options:
+                if places:
+                    loaded = [known.complete((item, {}))[0] for item in loaded]
                 return self._run_chunk(order, token, function, loaded)
             args, kwds = payload.one_item(loaded, order.options["item"]) if "item" in order.options else loaded
+            if places:
+                args, kwds = known.complete((args, kwds))
             result = function(*args, **kwds)
             if type(result) is CoroutineType:
                 result = self._coroutines.run(token, result)
@@ -398,7 +403,7 @@ class Slot:
 
     # --- code --------------------------------------------------------------------------------------------------
 
-    def _load(self, function_id: str, arguments: bytes) -> tuple[Function, Exceptions, Any]:
+    def _load(self, function_id: str, arguments: bytes) -> tuple[payload.Function, Any]:
         try:
             if not self._prepared:
                 self._prepare()
@@ -407,8 +412,7 @@ class Slot:
             known = self._functions.get(function_id)
             if known is None:
                 known = self._functions[function_id] = payload.load_function(self._definitions[function_id])
-            loaded = payload.loads(arguments)
-            return known.function, known.retry_for, known.complete(loaded) if known.places else loaded
+            return known, payload.loads(arguments)
         except MultihostError:
             raise
         except (ImportError, AttributeError) as error:

@@ -53,6 +53,10 @@ def length(first: object, second: object, *, number: int = 0) -> tuple[int, int]
     return sum(len(value) for value in (first, second) if isinstance(value, bytes)), number
 
 
+def length_of(number: int, value: bytes) -> tuple[int, int]:
+    return len(value), number
+
+
 def given(*args: object, **kwds: object) -> object:
     """Its arguments; a single one as it is."""
     return args[0] if len(args) == 1 and not kwds else (args, kwds)

@@ -300,8 +300,15 @@ def test_item_that_is_none_is_refused(value: object) -> None:
         TaskOptions.parse({"item": value})
 
 
-def test_saved_task_whose_function_is_bound_to_a_large_value_is_run_with_it(capsys: pytest.CaptureFixture[str]) -> None:
-    content = bind(dumps(len), {0: b"x" * 1000})
-    told: dict[str, Any] = {"function_id": "f", "payload": dumps(((None,), {})), "item": None, "options": {}}
+@pytest.mark.parametrize(
+    ("payload", "item"), [(((None, b"x"), {}), None), ([(None, b"y"), (None, b"x"), (None, b"")], (1, "starmap"))]
+)
+def test_saved_task_whose_function_is_bound_to_a_large_value_is_run_with_it(
+    payload: object, item: tuple[int, str] | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = bind(dumps(bytes.count), {0: b"x" * 1000})
+    options = {} if item is None else {"chunk": (item[1], 3)}
+    place = None if item is None else item[0]
+    told: dict[str, Any] = {"function_id": "f", "payload": dumps(payload), "item": place, "options": options}
     assert replay(SavedTask(told, {"f": ("f", content, ())}), debugger=False) == 0
     assert capsys.readouterr().out == "it returned 1000\n"
