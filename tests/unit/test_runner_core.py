@@ -792,7 +792,7 @@ class Worker(RuleBasedStateMachine):
         blobs = sorted(blob for blob in self.runner.blobs if blob.endswith(session))
         self.runner.receive(("forget", session, blobs))
 
-    @precondition(lambda self: self.running() and self.connected and self.runner.blobs)
+    @precondition(lambda self: self.running() and self.connected and any(len(blob) == 2 for blob in self.runner.blobs))
     @rule(which=PICK)
     def drop(self, which: int) -> None:
         """A function that no lease needs."""
