@@ -11,7 +11,7 @@ import pickle
 import pickletools
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -21,12 +21,19 @@ from multihost.errors import PythonMismatch, RemoteError, RemoteTraceback, Resul
 PYTHON_MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 # A pickle of protocol 2 or later begins with b"\x80"; this mark cannot be confused with one.
 _BY_VALUE = b"by-value "
+_BOUND = b"bound "
 # In an archive of sources: which of them is the main script, and its module name if it was run with ``-m``.
 MANIFEST = "__multihost__.json"
 # A function's name is near the beginning of its pickle, if it is there at all.
 _MOST_NAMED_BYTES = 4096
 # A bytes object of this size is worth the trouble of not copying it: 5 µs, and 60 µs for the copy.
 LARGE_BYTES = 256 * 1024
+# A blob of this size does not stay until its session ends, but as long as it is used; smaller ones are not worth that.
+LARGE_BLOB_BYTES = 1_000_000
+
+
+# Arguments by their place among the positional ones, or by their keyword.
+Places = dict[int | str, bytes]
 
 
 class Retrying(NamedTuple):
@@ -99,6 +106,51 @@ def dumps_large(value: object, main_travels: bool = True) -> bytes | Large:
     if not main_travels and any(b"__main__" in part for part in parts if len(part) < LARGE_BYTES):
         return by_value(value)
     return Large(parts)
+
+
+class Function(NamedTuple):
+    """What the definition of a function says."""
+
+    function: Callable[..., Any]
+    retry_for: tuple[type[BaseException], ...]
+    places: Places  # arguments that come with it
+
+    def complete(self, arguments: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """All arguments of a call, in which something stands for those that come with the function."""
+        args, kwds = arguments
+        positional = tuple(self.places.get(place, value) for place, value in enumerate(args))
+        return positional, {name: self.places.get(name, value) for name, value in kwds.items()}
+
+
+def bind(definition: bytes, places: Places) -> bytes:
+    """The definition of the same function with some of its arguments."""
+    values = dumps_large(places)
+    parts = values._parts if isinstance(values, Large) else [values]
+    return b"".join([_BOUND, b"%d\n" % len(definition), definition, *parts])
+
+
+def without(places: Places, args: Iterable[object], kwds: dict[str, object]) -> tuple[Any, dict[str, Any]]:
+    """The arguments of a call whose function is bound to those at ``places``."""
+    positional = tuple(None if place in places else value for place, value in enumerate(args))
+    return positional, {name: None if name in places else value for name, value in kwds.items()}
+
+
+def load_function(definition: bytes) -> Function:
+    """Raises: as ``loads``."""
+    definition, bound = _unbound(definition)
+    function: Any = loads(definition)
+    places: Any = pickle.loads(bound) if len(bound) else {}
+    retry_for = function.retry_for if isinstance(function, Retrying) else ()
+    return Function(function.function if isinstance(function, Retrying) else function, retry_for, places)
+
+
+def _unbound(definition: bytes) -> tuple[bytes, memoryview]:
+    """The definition of the function alone, and the arguments that it is bound to."""
+    if not definition.startswith(_BOUND):
+        return definition, memoryview(b"")
+    begin = definition.index(b"\n") + 1
+    end = begin + int(definition[len(_BOUND) : begin])
+    return definition[begin:end], memoryview(definition)[end:]
 
 
 def is_large(value: object) -> bool:
@@ -264,6 +316,10 @@ def one_item(items: Any, which: Any) -> tuple[Any, dict[str, Any]]:
 
 def name_in(definition: bytes) -> str:
     """The name of the function in a blob that ``dumps`` made, without unpickling it; empty, where that is not said."""
+    try:
+        definition, _ = _unbound(definition)
+    except ValueError:  # a stranger's bytes may be anything
+        return ""
     if is_by_value(definition):
         return ""
     around = (f"{Retrying.__module__}.{Retrying.__qualname__}", "functools.partial", "builtins.getattr")

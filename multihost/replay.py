@@ -48,12 +48,12 @@ def replay(saved: SavedTask, debugger: bool) -> int:
 def _load(saved: SavedTask, directory: Path) -> tuple[Callable[..., object], Any, Any]:
     try:
         make_ready(saved.needs, directory)
-        function: Any = payload.loads(saved.function[1])
+        function = payload.load_function(saved.function[1])
         arguments: Any = payload.loads(saved.told["payload"])
-        args, kwds = arguments if saved.item is None else payload.one_item(arguments, saved.item)
+        args, kwds = function.complete(arguments if saved.item is None else payload.one_item(arguments, saved.item))
     except (Exception, SystemExit) as error:  # it is the user's code that runs here
         raise CannotReplay(f"the task cannot be loaded here: {type(error).__name__}: {error}") from error
-    return (function.function if isinstance(function, payload.Retrying) else function), args, kwds
+    return function.function, args, kwds
 
 
 def _run(function: Callable[..., object], args: Any, kwds: Any) -> int:

@@ -23,15 +23,16 @@ class BlobStore:
         self._blobs: dict[str, Blob] = {}
 
     def add(self, session: str, blob_id: str, content: bytes, needs: tuple[str, ...]) -> None:
-        """Keep ``content`` as long as ``session`` or another one uses it.
+        """Keep ``content``, and what it needs, as long as ``session`` or another one uses it.
 
-        Raises: ProtocolError: the content has another hash, or needs what the session has not sent before.
+        Raises: ProtocolError: the content has another hash, or needs what is not here.
         """
         if blob_id != content_id(content, needs):
             raise ProtocolError("a blob's content does not match its id")
-        if not all(self.has(session, need) for need in needs):
+        if not all(map(self.holds, needs)):
             raise ProtocolError("a blob needs another one that was not sent before it")
-        self._blobs.setdefault(blob_id, Blob(content, needs)).sessions.add(session)
+        self._blobs.setdefault(blob_id, Blob(content, needs))
+        self.hold(session, self.reach(blob_id))
 
     def has(self, session: str, blob_id: str) -> bool:
         blob = self._blobs.get(blob_id)
@@ -54,6 +55,10 @@ class BlobStore:
     def all(self) -> Iterator[tuple[str, Blob]]:
         """Each with its id, after those that it needs."""
         return iter(self._blobs.items())
+
+    def needed(self, session: str) -> set[str]:
+        """The ids of what the blobs need that a session uses."""
+        return {need for blob in self._blobs.values() if session in blob.sessions for need in blob.needs}
 
     def release(self, session: str) -> set[str]:
         """A session ended: drop and return the ids of the blobs that nobody uses any more."""

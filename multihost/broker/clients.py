@@ -7,7 +7,7 @@ from multihost.broker.events import Effect, Note, Send
 from multihost.broker.ledger import Ledger
 from multihost.broker.members import Link, Row, Session
 from multihost.errors import ClusterFull, ProtocolError, TaskExpired
-from multihost.payload import dump_error
+from multihost.payload import LARGE_BLOB_BYTES, dump_error
 
 # What a collector is sent at once, unless it is a single chunk.
 _MOST_BYTES, _MOST_ROWS = 1024 * 1024, 1000
@@ -21,6 +21,7 @@ class Clients:
 
     def __init__(self, ledger: Ledger, bounds: Bounds) -> None:
         self.by_link: dict[Link, Session] = {}
+        self.large_bytes = LARGE_BLOB_BYTES
         self._ledger, self._bounds = ledger, bounds
         # Those of which a submit was refused, and whether they know: then they wait to hear of room, and until then
         # nothing is taken. What they had sent meanwhile must not overtake what was refused.
@@ -49,8 +50,27 @@ class Clients:
     # --- what they say -----------------------------------------------------------------------------------------
 
     def blob(self, link: Link, blob_id: str, content: bytes, needs: tuple[str, ...]) -> list[Effect]:
-        self._ledger.keep(self.find(link).family, blob_id, content, needs)
+        session, blobs = self.find(link), self._ledger.blobs
+        if not all(blobs.has(session.session_id, need) or blobs.has(session.family, need) for need in needs):
+            raise ProtocolError("a blob needs another one that was not sent before it")
+        # What is small, a program keeps for all the sessions that its tasks open, one after another.
+        holder = session.session_id if len(content) >= self.large_bytes else session.family
+        self._ledger.keep(holder, blob_id, content, needs)
         return []
+
+    def release(self, link: Link, blob_ids: list[str]) -> tuple[list[Effect], set[str]]:
+        """None of its tasks needs these blobs any more, as it says; also the ids of those that nobody uses.
+
+        After a restart of the master, there may be tasks whose outcomes it knows, and which are to be run again: what
+        these need stays until the session ends.
+        """
+        session, blobs = self.find(link), self._ledger.blobs
+        unused: set[str] = set()
+        if held := {blob_id for blob_id in blob_ids if blobs.has(session.session_id, blob_id)}:
+            held -= blobs.needed(session.session_id) | self._ledger.functions_used(session.family)
+        if held:
+            unused = self._ledger.let_go(session.session_id, sorted(held))
+        return [Send(link, ("released", blob_ids))], unused
 
     def submit(
         self,
@@ -66,7 +86,8 @@ class Clients:
         session = self.find(link)
         if first < 0:
             raise ProtocolError("a submit numbers its tasks from 0")
-        if not self._ledger.blobs.has(session.family, function_id):
+        blobs = self._ledger.blobs
+        if not (blobs.has(session.session_id, function_id) or blobs.has(session.family, function_id)):
             raise ProtocolError("a submit names a function that was not sent before it")
         # A client numbers its tasks in order, so what it repeats after a lost answer is below next_sequence.
         if (known := session.next_sequence - first) > 0:

@@ -87,6 +87,7 @@ class BrokerCore:
         }
         self._messages: dict[str, Callable[..., list[Effect]]] = {
             "blob": self._clients.blob,
+            "release": self._release,
             "submit": self._submit,
             "waits": self._clients.waits,
             "acknowledge": self._clients.acknowledge,
@@ -409,6 +410,10 @@ class BrokerCore:
         labels = self._workers.labels()
         return self._clients.submit(link, first, function_id, plain, payloads, labels, self._wall_clock)
 
+    def _release(self, link: Link, blob_ids: list[str]) -> list[Effect]:
+        effects, unused = self._clients.release(link, blob_ids)
+        return [*self._workers.drop_code(unused), *effects]
+
     def _cancel(self, link: Link, sequences: list[int], running: bool) -> list[Effect]:
         effects, stopped = self._clients.cancel(link, sequences, running)
         return [*self._workers.stop(stopped), *effects]
@@ -493,7 +498,7 @@ class BrokerCore:
             self._workers.figures.session_ended(one)
         # A program's session takes its processes with it, and needs no word for each of their tasks.
         if session.nested:
-            return self._workers.stop(ended.stopped)
+            return [*self._workers.stop(ended.stopped), *self._workers.drop_code(ended.unused)]
         return self._workers.forget(session.session_id, ended.unused)
 
     def _tell_strength(self) -> list[Effect]:

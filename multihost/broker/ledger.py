@@ -89,6 +89,13 @@ class Ledger:
         queued, leased = self.ready.places(session)
         return queued + self.delayed.count(session), leased
 
+    def functions_used(self, family: str) -> set[str]:
+        """The ids of the functions of all tasks that have not ended, of a program and its tasks."""
+        names = {name for name, session in self.sessions.items() if session.family == family}
+        used = {task.function_id for name in names for task in self.ready.tasks_of(name)}
+        used |= {task.function_id for _, task in self.delayed if task.session in names}
+        return used | {task.function_id for _, _, task in self.leases if task.session in names}
+
     @property
     def unfinished(self) -> int:
         """How many tasks have not ended."""
@@ -122,9 +129,14 @@ class Ledger:
         return session
 
     @command
-    def keep(self, family: str, blob_id: str, content: bytes, needs: tuple[str, ...]) -> None:
+    def keep(self, session_id: str, blob_id: str, content: bytes, needs: tuple[str, ...]) -> None:
         """Raises: ProtocolError: it is not what its id says, or lacks what it needs."""
-        self.blobs.add(family, blob_id, content, needs)
+        self.blobs.add(session_id, blob_id, content, needs)
+
+    @command
+    def let_go(self, session_id: str, blob_ids: list[str]) -> set[str]:
+        """A session does without blobs that it used; the ids of those that nobody uses any more."""
+        return self.blobs.let_go(session_id, blob_ids)
 
     @command
     def end(self, session_id: str) -> Ended:
@@ -143,8 +155,7 @@ class Ledger:
             self.expiring.discard(task)
             self.task_bytes -= len(task.payload)
         self.counts["cancelled"] += len(tasks)
-        if not session.nested:
-            ended.unused = self.blobs.release(session_id)
+        ended.unused = {blob_id for name in sorted(names) for blob_id in self.blobs.release(name)}
         return ended
 
     # --- detached jobs -----------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from multihost.broker.core import TICK_SECONDS, BrokerCore
 from multihost.broker.journal import Journal, open_journal
 from multihost.broker.queues import Reply
 from multihost.errors import JournalError, JournalFull, JournalUnusable, ProtocolError
-from multihost.heap import reuse_large
+from multihost.heap import collect_seldom, reuse_large
 from multihost.settings import MEMORY, Address, Settings
 from multihost.wire.messages import PROTOCOL_VERSION, Message
 from multihost.wire.peer import Peer
@@ -158,6 +158,7 @@ class Service:
 
     def started(self, server: Server) -> None:
         reuse_large()
+        collect_seldom()
         self._server, self._loop = server, asyncio.get_running_loop()
         self._tick()
 

@@ -16,7 +16,7 @@ import types
 import weakref
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -46,6 +46,7 @@ class Blob:
     blob_id: str
     content: bytes
     needs: tuple[str, ...] = ()
+    passing: bool = False  # of use to the tasks that there are, and not again
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,15 @@ class CodeBook:
         if rememberable and not payload.is_by_value(definition):
             self._named.setdefault(function, {})[retry_for] = blobs
         return blobs
+
+    def bind(self, blobs: list[Blob], places: payload.Places) -> list[Blob]:
+        """What a worker needs to call the function of ``blobs`` with these arguments.
+
+        Raises: TaskTooLarge.
+        """
+        *needs, function = blobs
+        content = payload.bind(function.content, places)
+        return [*needs, replace(self._blob("a function", content, function.needs), passing=True)]
 
     def _refresh_archive(self, at_most_every: float) -> None:
         """Pack the program's modules as they are on disk now, if they are not as they were.

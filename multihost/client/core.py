@@ -10,8 +10,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
+from multihost.client.blobs import KEPT_BYTES, Blobs
 from multihost.client.code import Blob
-from multihost.payload import Large
+from multihost.client.values import Values
+from multihost.payload import LARGE_BLOB_BYTES, Large, Places
 from multihost.wire.messages import Message
 
 _MAX_BATCH_BYTES = 4 * 1024 * 1024
@@ -30,6 +32,7 @@ class Pending:
     since: float = 0.0  # when the call was made, if its options ask for that
     patient: bool = False  # whether it waits here while the master is full, rather than fail
     called_at: float = 0.0  # on a clock of the caller's
+    values: tuple[bytes, ...] = ()  # large ones that it has
 
 
 @dataclass(slots=True)
@@ -39,11 +42,13 @@ class ClientCore:
     inherited: frozenset[str] = (
         frozenset()
     )  # ids of the blobs that the master has from the program, if this is a task's
+    large_bytes: int = LARGE_BLOB_BYTES  # this and the next as for ``Blobs``
+    kept_bytes: int = KEPT_BYTES
     pending: dict[int, Pending] = field(default_factory=dict)  # by sequence number, rising
     _numbers: Iterator[int] = field(default_factory=count)
     _unsent: OrderedDict[int, None] = field(default_factory=OrderedDict)  # numbers, those to send first in front
-    _blobs: dict[str, Blob] = field(default_factory=dict)
-    _blobs_sent: set[str] = field(default_factory=set)
+    _blobs: Blobs = field(init=False)
+    _values: Values = field(default_factory=Values)
     full: bool = False  # whether the master takes no more, until it says otherwise
     _heard: bool = False  # that it is full: it is to be told so
     _awaited: int = -1  # the highest number in the batches that are not accepted yet; -1: none is under way
@@ -58,6 +63,9 @@ class ClientCore:
     _cancels: dict[int, bool] = field(default_factory=dict)  # to be cancelled (even when running), until answered
     _cancels_sent: set[int] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        self._blobs = Blobs(self.inherited, self.large_bytes, self.kept_bytes)
+
     def add(
         self,
         blobs: list[Blob],
@@ -66,17 +74,18 @@ class ClientCore:
         since: float = 0.0,
         patient: bool = False,
         called_at: float = 0.0,
+        values: tuple[bytes, ...] = (),
     ) -> int:
         """A new task of the function that is the last of ``blobs``; its sequence number.
 
         ``since`` is when the call was made, on the clock of ``next_batch``, for options that count from then on;
-        ``called_at`` is kept with it, for whoever wants to know.
+        ``called_at`` is kept with it, for whoever wants to know. ``values`` are large ones among its arguments.
         """
-        function_id = blobs[-1].blob_id
-        if function_id not in self._blobs:
-            self._blobs |= {blob.blob_id: blob for blob in blobs}
+        self._blobs.use(blobs)
+        if values:
+            self._values.use(values)
         sequence = next(self._numbers)
-        self.pending[sequence] = Pending(function_id, options, payload, since, patient, called_at)
+        self.pending[sequence] = Pending(blobs[-1].blob_id, options, payload, since, patient, called_at, values)
         self._unsent[sequence] = None
         return sequence
 
@@ -88,13 +97,14 @@ class ClientCore:
         """Forget those of these tasks that the master has not heard of; their numbers are left out."""
         unsent = sorted({sequence for sequence in sequences if sequence in self._unsent})
         for sequence in unsent:
-            del self._unsent[sequence], self.pending[sequence]
+            del self._unsent[sequence]
+            self._ended(self.pending.pop(sequence))
         return unsent
 
     def next_batch(self, now: float) -> list[Message]:
         """What to send at ``now``; empty while the last batch is not accepted and nothing else is to be said."""
         may_send = self._unsent and not self.full and (self._awaited < 0 or self._lone)
-        batch = self._submits(now) if may_send else []
+        batch = [*self._blobs.releases(), *(self._submits(now) if may_send else [])]
         if self._heard:
             self._heard, batch = False, [("waits",), *batch]
         if len(self._cancels) > len(self._cancels_sent):
@@ -183,7 +193,31 @@ class ClientCore:
         self.accepted(sequence + 1)  # as the master takes them in order
         self._finished.append(sequence)
         self._finished_bytes += size_bytes + self._part_bytes.pop(sequence, 0)
-        return self.pending.pop(sequence, None)
+        if (task := self.pending.pop(sequence, None)) is not None:
+            self._ended(task)
+        return task
+
+    def _ended(self, task: Pending) -> None:
+        self._blobs.ended(task.function_id)
+        for function_id in self._values.ended(task.values) if task.values else ():
+            self._blobs.ended(function_id)
+
+    def shared(self, places: Places) -> Places:
+        """Those of a call's large values that a task has which has not ended."""
+        return self._values.shared(places)
+
+    def bound(self, function_id: str, places: Places) -> list[Blob] | None:
+        """The blobs of a function that is bound to values that are shared, if that was done before."""
+        return self._values.bound(function_id, places)
+
+    def bind(self, function_id: str, places: Places, blobs: list[Blob]) -> None:
+        """Keep these blobs as long as a task has the values."""
+        if self._values.bind(function_id, places, blobs):
+            self._blobs.use(blobs)
+
+    def released(self, blob_ids: list[str]) -> None:
+        """The master has let go of these blobs, or needs them still for what we know to have ended."""
+        self._blobs.released(blob_ids)
 
     def took_part(self, sequence: int, size_bytes: int) -> Pending | None:
         """Some of a chunk's outcomes came, which the master keeps until the whole is acknowledged; the chunk."""
@@ -193,7 +227,7 @@ class ClientCore:
     def reconnected(self, known: bool, accepted: int) -> None:
         """A new connection: ``accepted`` as the master says; unless it is ``known`` there, the session starts anew."""
         self._awaited, self._lone, self.full, self._heard = -1, False, False, False
-        self._blobs_sent.clear()  # whatever was under way, blobs too, may have been lost with the connection
+        self._blobs.reconnected(known)
         self._cancels = {sequence: how for sequence, how in self._cancels.items() if sequence in self.pending}
         self._cancels_sent.clear()
         self._questions_sent.clear()
@@ -219,7 +253,7 @@ class ClientCore:
             last = sequence
             continues = task.function_id == function_id and task.options is options and task.since == since
             if not continues or sequence != first + len(payloads):
-                messages += self._blobs_of(task.function_id)
+                messages += self._blobs.messages_of(task.function_id)
                 first, function_id, options, since, payloads = (
                     sequence,
                     task.function_id,
@@ -236,13 +270,4 @@ class ClientCore:
             tasks += 1
         self._lone = self._awaited < 0 and tasks == 1
         self._awaited = last
-        return messages
-
-    def _blobs_of(self, function_id: str) -> list[Message]:
-        messages: list[Message] = []
-        for blob_id in (*self._blobs[function_id].needs, function_id):
-            if blob_id not in self._blobs_sent and blob_id not in self.inherited:
-                self._blobs_sent.add(blob_id)
-                blob = self._blobs[blob_id]
-                messages.append(("blob", blob.blob_id, blob.content, blob.needs))
         return messages

@@ -26,11 +26,12 @@ from multihost.client.code import Blob, CodeBook, Initializer
 from multihost.client.core import ClientCore, Pending
 from multihost.client.delivery import Callback, deliver, deliver_outcome, fail
 from multihost.client.figures import Figures
+from multihost.client.values import large_values, values_of_all
 from multihost.enclosing import Door, Link
 from multihost.errors import ClientClosed, ClusterFull, ForkedClient, MultihostError, ProtocolError, TaskTooLarge
 from multihost.explain import Explanation
 from multihost.options import PLAIN, Options
-from multihost.payload import Large, dumps, dumps_large, is_large
+from multihost.payload import Large, Places, dumps, dumps_large, is_large, without
 from multihost.settings import Address
 from multihost.statistics import Statistics
 from multihost.wire.connection import GivenUp, Patience, attach
@@ -159,12 +160,36 @@ class Session:
         if os.getpid() != self._process:
             raise ForkedClient(self._process, os.getpid())
         try:
-            large = any(map(is_large, args)) or (bool(kwds) and any(map(is_large, kwds.values())))
+            large = _any_large(args, kwds)
+            values = large_values(args, kwds) if large and function.error is None else Places()
+            if values and (bound := self._bound(function, values)) is not None:
+                function, shared = bound
+                args, kwds = without(shared, args, kwds)
+                large = _any_large(args, kwds)
             payload = self._pickled(function, (args, kwds), large)
         except (Exception, SystemExit) as unsendable:
             deliver(callback, False, _not_sent(unsendable, function.name))
             return -1
-        return self._add(function, options.wire, payload, callback, _made_at(options), patient)
+        return self._add(function, options.wire, payload, callback, _made_at(options), patient, tuple(values.values()))
+
+    def _bound(self, function: Prepared, values: Places) -> tuple[Prepared, Places] | None:
+        """The function bound to those of a call's large values that another task has, too, and these."""
+        function_id = function.blobs[-1].blob_id
+        with self._lock:
+            shared = self._core.shared(values)
+            blobs = self._core.bound(function_id, shared) if shared else None
+        if not shared:
+            return None
+        if blobs is None:
+            try:
+                blobs = self._code.bind(
+                    function.blobs, shared
+                )  # a millisecond for each megabyte, so not under the lock
+            except TaskTooLarge:
+                return None  # they may be small enough without the function
+            with self._lock:
+                self._core.bind(function_id, shared, blobs)
+        return function._replace(blobs=blobs), shared
 
     def submit_chunk(
         self,
@@ -182,8 +207,13 @@ class Session:
         """
         if os.getpid() != self._process:
             raise ForkedClient(self._process, os.getpid())
+        values = values_of_all(items) if star and function.error is None else Places()
         try:
-            payload = self._pickled(function, items, is_large(items[0]))
+            if values and (bound := self._bound(function, values)) is not None:
+                function, shared = bound
+                payload = self._pickled(function, [without(shared, item, {})[0] for item in items], False)
+            else:
+                payload = self._pickled(function, items, is_large(items[0]))
         except (Exception, SystemExit) as unsendable:
             if len(items) == 1 or function.error is not None:
                 Chunk(len(items), callback).fail(_not_sent(unsendable, function.name))
@@ -198,7 +228,8 @@ class Session:
         plain = wire_options(options, star, len(items))
         with self._lock:
             self._figures.chunk_submitted(len(items))
-        return [self._add(function, plain, payload, Chunk(len(items), callback), since, True)]
+        chunk = Chunk(len(items), callback)
+        return [self._add(function, plain, payload, chunk, since, True, tuple(values.values()))]
 
     def _pickled(self, function: Prepared, arguments: object, large: bool) -> bytes | Large:
         """``large``: whether there may be something that is worth not being copied."""
@@ -217,6 +248,7 @@ class Session:
         callback: Callback | Chunk,
         since: float,
         patient: bool,
+        values: tuple[bytes, ...] = (),
     ) -> int:
         with self._lock:
             if self._core.unsent >= _MAX_UNSENT:
@@ -225,7 +257,7 @@ class Session:
                 raise self._error
             full = self._full if self._core.full and not patient else None
             if full is None:
-                sequence = self._core.add(function.blobs, options, payload, since, patient, time.monotonic())
+                sequence = self._core.add(function.blobs, options, payload, since, patient, time.monotonic(), values)
                 self._names.setdefault(function.blobs[-1].blob_id, function.name)
                 self._callbacks[sequence] = callback
                 alone = self._workers == 0 and len(self._callbacks) == 1
@@ -442,6 +474,9 @@ class Session:
                         self._changed.notify_all()
                 case ("outcomes", outcomes):
                     self._take(outcomes)
+                case ("released", blob_ids):
+                    with self._lock:
+                        self._core.released(blob_ids)
                 case ("too_late", sequences):
                     self._note_cancelled(sequences, False)
                 case ("refused", reason):
@@ -594,6 +629,10 @@ def _say_goodbye(connection: Link) -> None:
     with contextlib.suppress(OSError):  # the master ends the session by itself when its time to live is over
         connection.send_batch([("close",)])
     connection.interrupt()
+
+
+def _any_large(args: tuple[object, ...], kwds: dict[str, object]) -> bool:
+    return any(map(is_large, args)) or (bool(kwds) and any(map(is_large, kwds.values())))
 
 
 def _made_at(options: Options) -> float:

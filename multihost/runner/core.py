@@ -276,6 +276,10 @@ class RunnerCore:
         for blob_id in blob_ids:
             self._blobs.discard(blob_id)
             self._durations.forget(blob_id)
+        for child in self._children.values():
+            if dropped := sorted(child.functions.intersection(blob_ids)):
+                child.functions.difference_update(dropped)
+                effects.append(Tell(child.number, ("drop", dropped)))
         return [*effects, Drop(blob_ids)]
 
     # --- what children say -------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ class Slot:
         self._pipe = pipe
         self._config = config
         self._definitions: dict[str, bytes] = {}
-        self._functions: dict[str, tuple[Function, Exceptions]] = {}  # with the exceptions that are worth another try
+        self._functions: dict[str, payload.Function] = {}
         self._needs: dict[str, bytes] = {}  # archives and initializers, in the order in which they are wanted
         self._preparing = threading.Lock()
         self._prepared = False
@@ -179,6 +179,10 @@ class Slot:
                     self._outbox.send(("unstarted", refused))
             case ("function", str(function_id), bytes(definition)):
                 self._definitions[function_id] = definition
+            case ("drop", list(function_ids)):
+                for function_id in function_ids:
+                    self._definitions.pop(function_id, None)
+                    self._functions.pop(function_id, None)
             case ("need", str(blob_id), bytes(content)):
                 self._needs[blob_id] = content
                 if is_archive(content):
@@ -261,7 +265,8 @@ class Slot:
         if interrupts.cancelled and interrupts.take_cancelled(token):
             return "error", b""  # nobody waits for it
         try:
-            function, retry_for, loaded = self._load(order.function_id, arguments)
+            known, loaded = self._load(order.function_id, arguments)
+            function, retry_for, places = known
             if interrupts.cancelled and interrupts.take_cancelled(token):
                 return "error", b""
             if "timeout" in order.options or (retry_for and self._memory.of(order.options)):
@@ -272,8 +277,12 @@ class Slot:
         try:
             self._enter(order, token)
             if "chunk" in order.options:
+                if places:
+                    loaded = [known.complete((item, {}))[0] for item in loaded]
                 return self._run_chunk(order, token, function, loaded)
             args, kwds = payload.one_item(loaded, order.options["item"]) if "item" in order.options else loaded
+            if places:
+                args, kwds = known.complete((args, kwds))
             result = function(*args, **kwds)
             if type(result) is CoroutineType:
                 result = self._coroutines.run(token, result)
@@ -394,7 +403,7 @@ class Slot:
 
     # --- code --------------------------------------------------------------------------------------------------
 
-    def _load(self, function_id: str, arguments: bytes) -> tuple[Function, Exceptions, Any]:
+    def _load(self, function_id: str, arguments: bytes) -> tuple[payload.Function, Any]:
         try:
             if not self._prepared:
                 self._prepare()
@@ -402,8 +411,8 @@ class Slot:
                 raise self._unprepared
             known = self._functions.get(function_id)
             if known is None:
-                known = self._functions[function_id] = _with_retries(payload.loads(self._definitions[function_id]))
-            return *known, payload.loads(arguments)
+                known = self._functions[function_id] = payload.load_function(self._definitions[function_id])
+            return known, payload.loads(arguments)
         except MultihostError:
             raise
         except (ImportError, AttributeError) as error:
@@ -424,10 +433,6 @@ class Slot:
 
 # Of a function's code: that it is a coroutine function, or was marked as if it were one.
 _MAY_BE_AWAITED = 0x80 | 0x100
-
-
-def _with_retries(function: Any) -> tuple[Function, Exceptions]:
-    return tuple(function) if isinstance(function, payload.Retrying) else (function, ())  # type: ignore[return-value]
 
 
 def _without_ours(traceback: TracebackType | None) -> TracebackType | None:

@@ -16,7 +16,7 @@ from multihost.wire.opcodes import check_sizes
 
 # Peers with the same number work together, whatever their releases are. It is raised when one side says or expects what
 # a peer with the old number would not understand, in messages or payloads: see docs/upgrades.md.
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 # What a frame holds that is no single message: a larger batch goes in several.
 WEIGHT_BYTES = 4 * 1024 * 1024
 # Up to this size a frame is copied before it is decoded: a file in C is quicker, and needs no call for each part.
@@ -66,6 +66,8 @@ def _kinds(rows: Any) -> set[str]:
 ROLES: dict[str, dict[str, tuple[Check, ...]]] = {
     "client": {
         "blob": (_a(str), _a(bytes), _tuple_of(str)),  # blob id, content, ids of the blobs it needs
+        # Ids of blobs that none of its tasks needs any more; those that one does stay. "released" answers it.
+        "release": (_list_of(str),),
         # First sequence number, function id, options (see broker.tasks), payloads.
         "submit": (_a(int), _a(str), _a(dict), _list_of(bytes)),
         # It knows that a submit was refused. Until it says so the master takes none, then tells it of "room".

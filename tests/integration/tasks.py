@@ -7,7 +7,9 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
+from typing import ClassVar
 
 
 def square(x: int) -> int:
@@ -24,6 +26,35 @@ def pid(_: object = None) -> int:
 
 def size(data: bytes) -> int:
     return len(data)
+
+
+class Model:
+    """A large value; each process counts those that it holds."""
+
+    held: ClassVar[weakref.WeakSet["Model"]] = weakref.WeakSet()
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def __setstate__(self, state: dict[str, bytes]) -> None:
+        self.__dict__.update(state)
+        self.held.add(self)
+
+
+def models(model: Model, _: object) -> tuple[int, int]:
+    """The first byte of this one, and how many this process holds."""
+    return model.content[0], len(Model.held)
+
+
+def length(first: object, second: object, *, number: int = 0) -> tuple[int, int]:
+    """The bytes in its arguments, and its number; 13 is none."""
+    if number == 13:
+        raise ValueError(f"{number} is no number")
+    return sum(len(value) for value in (first, second) if isinstance(value, bytes)), number
+
+
+def length_of(number: int, value: bytes) -> tuple[int, int]:
+    return len(value), number
 
 
 def given(*args: object, **kwds: object) -> object:

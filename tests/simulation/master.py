@@ -13,7 +13,7 @@ from multihost.errors import JobError, ProtocolError
 from multihost.wire.messages import Message, check_batch
 from tests.simulation.network import End, Network
 from tests.simulation.records import Ledger
-from tests.simulation.world import Host, Process, World
+from tests.simulation.world import LARGE_BYTES, Host, Process, World
 from tests.unit.brokers import check_invariants
 
 # One turn of the event loop: what comes within it is answered together.
@@ -44,7 +44,9 @@ class Memory:
     keeps: bool = False
 
     def start(self, now: float) -> BrokerCore:
-        return BrokerCore(self.lease_timeout, self.session_timeout, [], bounds=self.bounds, job_ttl=self.job_ttl)
+        core = BrokerCore(self.lease_timeout, self.session_timeout, [], bounds=self.bounds, job_ttl=self.job_ttl)
+        core._clients.large_bytes = LARGE_BYTES
+        return core
 
     def commit(self, core: BrokerCore) -> None:
         pass
@@ -64,6 +66,7 @@ class Journal:
 
     def start(self, now: float) -> BrokerCore:
         core = BrokerCore(self.lease_timeout, self.session_timeout, [], bounds=self.bounds, job_ttl=self.job_ttl)
+        core._clients.large_bytes = LARGE_BYTES
         for row in self.rows:
             for record in decode(row):
                 core.replay(*record)  # type: ignore[misc]

@@ -14,7 +14,7 @@ from multihost.errors import ClusterFull, WorkerDied
 from multihost.payload import Outcomes, content_id, load_error
 from multihost.wire.messages import CANCELLED, PART, Message
 from tests.simulation.records import Cancel, ClientLog, Plan, Submit, Told
-from tests.simulation.world import World
+from tests.simulation.world import LARGE_BYTES, World
 
 CANCEL_SECONDS = 10.0
 
@@ -47,7 +47,7 @@ class Session:
         self._world = world
         self._log = log
         self._transmit, self._changed = transmit, changed
-        self._core = ClientCore(inherited)
+        self._core = ClientCore(inherited, LARGE_BYTES, kept_bytes=0)
         self._plans: dict[int, Plan] = {}  # of tasks without an outcome
         self._names: dict[int, str] = {}  # of all tasks
         self._chunks: dict[int, Chunk] = {}
@@ -175,6 +175,8 @@ class Session:
                     self._core.room()
                 case ("outcomes", rows):
                     self._take(rows)
+                case ("released", blob_ids):
+                    self._core.released(blob_ids)
                 case ("too_late", sequences):
                     self._note_cancelled(sequences, False)
                 case ("refused", reason):

@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+LARGE_BYTES = 1  # what is as large as that goes when it is no longer used
 START = 1000.0
 
 

@@ -373,7 +373,10 @@ def check_invariants(core: BrokerCore, restarted: bool = False) -> None:
 
     # Code is there as long as somebody may need it, and no longer.
     blobs = ledger.blobs._blobs
-    assert all(ledger.blobs.has(families[task.session], task.function_id) for task in queued)
+    assert all(
+        ledger.blobs.has(task.session, task.function_id) or ledger.blobs.has(families[task.session], task.function_id)
+        for task in tasks
+    )
     holders = {*sessions, "dead-letters"} if len(ledger.letters) else set(sessions)
     assert all(blob.sessions and blob.sessions <= holders for blob in blobs.values())
     assert all(worker.known <= set(blobs) for worker in workers.by_connection.values())

@@ -213,6 +213,9 @@ class Runner:
             case Interrupt(child, token):
                 assert token in [given for given, _ in self.processes[child].tasks]
                 self.interrupts.append(effect)
+            case Tell(child, ("drop", list(function_ids))):
+                assert self.processes[child].functions.issuperset(function_ids)
+                self.processes[child].functions.difference_update(function_ids)
             case Tell(child, message):
                 self.processes[child].told.append(message)
             case Retire(child):

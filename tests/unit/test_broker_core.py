@@ -1,6 +1,7 @@
 """multihost/broker/core.py: who gets which task, and that each ends in one outcome, whoever dies."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from multihost.broker.events import Close, Heard, Send
 from multihost.broker.tasks import MAX_DELIVERIES, TRANSITIONS, Task, TaskEvent, TaskState
 from multihost.deaths import Death
 from multihost.errors import ProtocolError, WorkerDied
-from multihost.payload import content_id, load_error, load_part
+from multihost.payload import LARGE_BLOB_BYTES, content_id, load_error, load_part
 from tests.unit.brokers import (
     ARCHIVE,
     CUBE,
@@ -254,6 +255,78 @@ def test_worker_is_told_to_drop_only_what_it_has(broker: Broker) -> None:
     broker.submit(client, b"0")
     broker.say(client, ("close",))
     assert broker.take(idle) == [("forget", "s", [])]
+
+
+def test_function_that_its_client_releases_is_dropped_by_the_master_and_by_the_workers_that_had_it(
+    broker: Broker,
+) -> None:
+    client, worker, idle = broker.client(), broker.worker(want=1), broker.worker()
+    broker.submit(client, b"0")
+    (grant,) = broker.grants(worker)
+    broker.settle(worker, grant.token)
+    broker.take(client)
+    broker.say(client, ("release", [SQUARE.id, CUBE.id]))  # the other one it never sent
+    assert broker.take(client) == [("released", [SQUARE.id, CUBE.id])]
+    assert broker.take(worker) == [("forget", "", [SQUARE.id])]
+    assert broker.take(idle) == []
+    assert broker.count("blobs") == 1
+    check_replay(broker)
+    broker.submit(client, b"1", first=1)
+    broker.say(worker, ("want", 1))
+    assert [message[0] for message in broker.take(worker)] == ["blob", "grant"]
+
+
+@pytest.mark.parametrize("place", ["queued", "leased", "delayed"])
+def test_what_a_task_or_another_blob_needs_is_not_released(broker: Broker, place: str) -> None:
+    client, worker = broker.client(), broker.worker(want=1 if place == "leased" else 0)
+    broker.submit(client, b"0", delay=5.0 if place == "delayed" else 0.0)
+    broker.say(client, ("release", [SQUARE.id, ARCHIVE.id]))
+    assert broker.take(client)[-1] == ("released", [SQUARE.id, ARCHIVE.id])
+    assert broker.count("blobs") == 2
+    broker.tick(6.0)
+    broker.say(worker, ("want", 1))
+    assert broker.payloads(worker) == [b"0"]
+
+
+def test_function_that_another_session_or_a_dead_letter_uses_stays_when_it_is_released(broker: Broker) -> None:
+    one, two, worker = broker.client("one"), broker.client("two"), broker.worker(want=10)
+    broker.submit(one, b"1")
+    broker.submit(two, b"2")
+    for grant in broker.grants(worker):
+        broker.settle(worker, grant.token)
+    broker.say(one, ("release", [SQUARE.id]))
+    assert broker.take(worker) == []
+    broker.submit(two, b"3", first=1)
+    for _ in range(MAX_DELIVERIES):
+        broker.say(worker, ("want", 1))
+        (grant,) = broker.grants(worker)
+        broker.settle(worker, grant.token, "lost", b"killed")
+    broker.say(two, ("release", [SQUARE.id]))
+    assert (broker.count("dead_letters"), broker.count("blobs")) == (1, 2)
+    broker.say(two, ("close",))
+    assert broker.count("blobs") == 2
+    check_replay(broker)
+
+
+def test_large_function_of_a_task_s_session_is_its_own(broker: Broker) -> None:
+    """So the program, which may have sent the same, releases its own alone; and it goes with that session."""
+    client, worker = broker.client(), broker.worker(want=1)
+    broker.submit(client, b"parent")
+    large = Function(bytes(LARGE_BLOB_BYTES), (ARCHIVE,))
+    broker.grants(worker)
+    nested = broker.open(worker, 1)
+    for say in (partial(broker.say, client), nested.say):
+        say(*large.messages)
+    broker.say(client, ("release", [large.id]))
+    assert broker.count("blobs") == 3
+    nested.submit(b"child", function=large)
+    broker.say(worker, ("want", 1))
+    assert broker.payloads(worker) == [b"child"]
+    check_replay(broker)
+    nested.close()
+    assert broker.count("blobs") == 2
+    assert ("forget", "", [large.id]) in broker.take(worker)
+    check_replay(broker)
 
 
 # --- outcomes --------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from multihost.broker.tasks import MAX_DELIVERIES
 from multihost.errors import TaskExpired, WorkerDied
 from multihost.payload import dump_part, load_error, load_part
 from multihost.wire.messages import Message
-from tests.unit.brokers import CUBE, LAMBDA, LEASE_TIMEOUT, SQUARE, Broker, check_replay
+from tests.unit.brokers import CUBE, LAMBDA, LEASE_TIMEOUT, SQUARE, Broker, Function, check_replay
 
 PICK = st.integers(0, 1 << 16)
 FUNCTIONS = (SQUARE, CUBE, LAMBDA)
@@ -371,6 +371,16 @@ class Cluster(RuleBasedStateMachine):
         self.say(client, *function.messages, ("submit", first, function.id, dict(client.last.options), payloads))
         assert ("accepted", client.next) in self.broker.inbox[client.link]
         self.listen()
+
+    @precondition(lambda self: self.clients)
+    @rule(which=PICK, some=st.sets(st.sampled_from(FUNCTIONS), min_size=1))
+    def release(self, which: int, some: set[Function]) -> None:
+        """Also of what its tasks need: they run all the same."""
+        if client := self.talking(which):
+            assert client.link is not None
+            self.say(client, ("release", [function.id for function in some]))
+            assert ("released", [function.id for function in some]) in self.broker.inbox[client.link]
+            self.listen()
 
     @precondition(lambda self: self.clients)
     @rule(which=PICK, some=st.sets(st.integers(0, 20)))

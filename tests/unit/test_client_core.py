@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from multihost.client.code import Blob
 from multihost.client.core import ClientCore
 from multihost.options import PLAIN
-from multihost.payload import LARGE_BYTES, content_id, dumps_large
+from multihost.payload import LARGE_BLOB_BYTES, LARGE_BYTES, Places, content_id, dumps_large
 from multihost.wire.messages import Message, check_batch, encode
 from tests.unit.brokers import Broker
 
@@ -300,6 +301,143 @@ def test_withdrawn_task_is_never_sent_and_its_number_left_out(client: ClientCore
     ]
 
 
+# --- large functions -------------------------------------------------------------------------------------------------
+
+HUGE = [blob(b"%d" % number * LARGE_BLOB_BYTES, ARCHIVE) for number in range(3)]
+
+
+def run(client: ClientCore, *functions: Blob) -> list[Message]:
+    """Have one task of each run, one after another; what was said."""
+    said: list[Message] = []
+    for function in functions:
+        (sequence,) = add(client, b"x", code=[ARCHIVE, function])
+        said += batch(client)
+        client.finished(sequence, 1)
+    return said + batch(client)
+
+
+def released(messages: list[Message]) -> list[object]:
+    return [message[1] for message in messages if message[0] == "release"]
+
+
+def sent(messages: list[Message]) -> list[object]:
+    return [message[1] for message in messages if message[0] == "blob"]
+
+
+def test_large_functions_that_no_task_needs_are_released_but_for_those_used_last() -> None:
+    client = ClientCore(kept_bytes=2 * LARGE_BLOB_BYTES)
+    said = run(client, *HUGE, F, HUGE[1])
+    assert (len(sent(said)), released(said)) == (5, [[HUGE[0].blob_id]])
+    client.released([HUGE[0].blob_id])
+    said = run(client, HUGE[0])
+    assert (sent(said), released(said)) == ([HUGE[0].blob_id], [[HUGE[2].blob_id]])
+
+
+def test_the_function_used_last_is_kept_however_large() -> None:
+    client = ClientCore(kept_bytes=0)
+    said = run(client, HUGE[0], HUGE[0], HUGE[1])
+    assert (sent(said), released(said)) == ([ARCHIVE.blob_id, HUGE[0].blob_id, HUGE[1].blob_id], [[HUGE[0].blob_id]])
+
+
+def test_function_that_a_task_needs_is_not_released() -> None:
+    client = ClientCore(kept_bytes=0)
+    first, second = add(client, b"0", b"1", code=[ARCHIVE, HUGE[0]])
+    batch(client)
+    client.accepted(2)
+    client.finished(first, 1)
+    assert released(run(client, HUGE[1], HUGE[2])) == [[HUGE[1].blob_id]]
+    client.reconnected(False, 0)
+    assert sent(batch(client)) == [ARCHIVE.blob_id, HUGE[0].blob_id], "a master that has forgotten it gets it again"
+    client.finished(second, 1)
+    assert released(batch(client)) == [[HUGE[2].blob_id]]
+
+
+def test_function_of_tasks_that_were_withdrawn_is_released() -> None:
+    client = ClientCore(kept_bytes=0)
+    run(client, F)
+    withdrawn = add(client, b"0", b"1", code=[ARCHIVE, HUGE[0]])
+    assert client.withdraw(withdrawn) == withdrawn
+    assert released(run(client, HUGE[1])) == [[HUGE[0].blob_id]]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_release_is_said_again_over_a_new_connection_unless_it_was_answered_or_is_to_no_purpose(known: bool) -> None:
+    client = ClientCore(kept_bytes=0)
+    run(client, *HUGE)
+    client.released([HUGE[0].blob_id])
+    client.reconnected(known, 3)
+    assert released(batch(client)) == ([[HUGE[1].blob_id]] if known else [])
+
+
+def test_function_that_is_used_again_is_not_released_by_what_was_said_before() -> None:
+    client = ClientCore(kept_bytes=0)
+    run(client, HUGE[0], HUGE[1])
+    add(client, b"x", code=[ARCHIVE, HUGE[0]])
+    assert sent(batch(client)) == [HUGE[0].blob_id]
+    client.reconnected(True, 3)
+    assert released(batch(client)) == []
+
+
+# --- large values ----------------------------------------------------------------------------------------------------
+
+BOUND = [ARCHIVE, replace(HUGE[0], passing=True)]
+
+
+def bind(client: ClientCore, *values: bytes) -> list[Blob]:
+    """What a function with these values is bound as, which tasks have already."""
+    places: Places = dict(enumerate(values))
+    assert client.shared(places) == places
+    assert client.bound(F.blob_id, places) is None
+    client.bind(F.blob_id, places, BOUND)
+    return BOUND
+
+
+def test_value_is_shared_as_long_as_a_task_has_it_that_has_not_ended(client: ClientCore) -> None:
+    value, equal = (bytes(bytearray(LARGE_BLOB_BYTES)) for _ in range(2))
+    first = client.add(CODE_OF_F, {}, b"x", values=(value,))
+    batch(client)
+    second = client.add(CODE_OF_F, {}, b"x", values=(value,))
+    assert client.shared({0: value, 1: b"other", "key": value}) == {0: value, "key": value}
+    assert client.shared({0: equal}) == {}
+    client.finished(first, 1)
+    assert client.shared({0: value})
+    assert client.withdraw([second]) == [second]
+    assert client.shared({0: value}) == {}
+
+
+def test_function_is_bound_to_the_same_values_at_the_same_places_once(client: ClientCore) -> None:
+    one, two = b"1" * LARGE_BLOB_BYTES, b"2" * LARGE_BLOB_BYTES
+    client.add(CODE_OF_F, {}, b"x", values=(one, two))
+    bind(client, one, two)
+    assert client.bound(F.blob_id, {0: one, 1: two}) is BOUND
+    others: list[Places] = [{0: two, 1: one}, {0: one}, {0: one, 2: two}, {0: one, 1: bytes(bytearray(two))}]
+    assert [client.bound(F.blob_id, places) for places in others] == [None] * 4
+    assert client.bound(G.blob_id, {0: one, 1: two}) is None
+
+
+def test_bound_function_is_released_with_the_last_task_that_has_its_value(client: ClientCore) -> None:
+    value = b"1" * LARGE_BLOB_BYTES
+    first = client.add(CODE_OF_F, {}, b"x", values=(value,))
+    said = batch(client)
+    blobs = bind(client, value)
+    for _ in range(2):
+        second = client.add(blobs, {}, b"x", values=(value,))
+        said += batch(client)
+        client.finished(second, 1)
+    assert (sent(said), released(said)) == ([ARCHIVE.blob_id, F.blob_id, blobs[-1].blob_id], [])
+    client.finished(first, 1)
+    assert released(batch(client)) == [[blobs[-1].blob_id]]
+
+
+def test_function_that_was_bound_too_late_is_released_with_its_task(client: ClientCore) -> None:
+    value = b"1" * LARGE_BLOB_BYTES
+    client.bind(F.blob_id, {0: value}, BOUND)
+    sequence = client.add(BOUND, {}, b"x", values=(value,))
+    batch(client)
+    client.finished(sequence, 1)
+    assert released(batch(client)) == [[BOUND[-1].blob_id]]
+
+
 # --- reconnecting ----------------------------------------------------------------------------------------------------
 
 
@@ -367,12 +505,15 @@ def test_acknowledgement_that_was_not_sent_goes_over_the_next_connection(client:
 # --- both cores, and connections that break at any message -----------------------------------------------------------
 
 
+VALUES = [b"first value", b"second value", b"third value"]
+
+
 class Session(RuleBasedStateMachine):
     """A client and a broker: whatever of a batch or of the answers is lost, each task runs to one outcome."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.client = ClientCore()
+        self.client = ClientCore(large_bytes=1, kept_bytes=0)
         self.broker = Broker()
         self.worker = self.broker.worker(want=1_000_000)
         self.connection = self.broker.client()
@@ -386,6 +527,8 @@ class Session(RuleBasedStateMachine):
             match name, fields:
                 case "accepted", [int(below)]:
                     self.client.accepted(below)
+                case "released", [list(blob_ids)]:
+                    self.client.released(blob_ids)
                 case "outcomes", [list(rows)]:
                     for sequence, _, content, _ in rows:
                         if self.client.finished(sequence, len(content)):
@@ -398,6 +541,20 @@ class Session(RuleBasedStateMachine):
         function = code or blob(b"closure %d" % next(self.codes), ARCHIVE)
         for payload in payloads:
             self.payloads[self.client.add([ARCHIVE, function], PLAIN.wire, payload)] = payload + function.content
+
+    @rule(count=st.integers(1, 3), which=st.integers(0, 2), code=st.sampled_from([F, G]))
+    def submit_with_value(self, count: int, which: int, code: Blob) -> None:
+        """As a session does, whose value goes with the function once a task has it."""
+        value = VALUES[which]
+        for _ in range(count):
+            blobs = [ARCHIVE, code]
+            if shared := self.client.shared({0: value}):
+                bound = [ARCHIVE, replace(blob(code.content + value, ARCHIVE), passing=True)]
+                blobs = self.client.bound(code.blob_id, shared) or bound
+                if blobs is bound:
+                    self.client.bind(code.blob_id, shared, blobs)
+            number = self.client.add(blobs, PLAIN.wire, b"p", values=(value,))
+            self.payloads[number] = b"p" + blobs[-1].content
 
     @rule()
     def send(self) -> None:
@@ -446,6 +603,9 @@ class Session(RuleBasedStateMachine):
                 self.work(3)
         assert self.seen == self.payloads
         assert not self.client.pending
+        assert not self.client.shared(dict(enumerate(VALUES)))
+        self.send()
+        assert self.broker.count("blobs") <= 2, "a function stays that no task needs, besides the last one"
         self.broker.say(self.connection, *self.client.acknowledgement())
         self.broker.leave(self.connection)
         self.connection = self.broker.client()

@@ -9,7 +9,9 @@ from multihost.broker.bounds import Bounds
 from multihost.broker.tasks import MAX_DELIVERIES, TaskOptions
 from multihost.deaths import Death
 from multihost.errors import ProtocolError, WorkerDied
-from multihost.payload import Retrying, by_value, dumps, load_error, load_part, name_in, one_item
+from multihost.payload import Retrying, bind, by_value, dumps, load_error, load_part, name_in, one_item
+from multihost.replay import replay
+from multihost.saved import SavedTask
 from tests.unit.brokers import ARCHIVE, CUBE, EPOCH, SQUARE, Broker, Function, check_replay, make_core
 
 
@@ -296,3 +298,17 @@ def test_one_item_of_a_chunk_is_a_call() -> None:
 def test_item_that_is_none_is_refused(value: object) -> None:
     with pytest.raises(ProtocolError, match="'item'"):
         TaskOptions.parse({"item": value})
+
+
+@pytest.mark.parametrize(
+    ("payload", "item"), [(((None, b"x"), {}), None), ([(None, b"y"), (None, b"x"), (None, b"")], (1, "starmap"))]
+)
+def test_saved_task_whose_function_is_bound_to_a_large_value_is_run_with_it(
+    payload: object, item: tuple[int, str] | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = bind(dumps(bytes.count), {0: b"x" * 1000})
+    options = {} if item is None else {"chunk": (item[1], 3)}
+    place = None if item is None else item[0]
+    told: dict[str, Any] = {"function_id": "f", "payload": dumps(payload), "item": place, "options": options}
+    assert replay(SavedTask(told, {"f": ("f", content, ())}), debugger=False) == 0
+    assert capsys.readouterr().out == "it returned 1000\n"

@@ -259,6 +259,7 @@ GOOD: dict[str, list[messages.Message]] = {
     "client": [
         ("blob", ID, b"content", ()),
         ("blob", ID, b"", (ID, ID)),
+        ("release", [ID]),
         ("submit", 0, ID, {}, []),
         ("submit", 7, ID, {}, [b"", b"x"]),
         ("acknowledge", [1, 2]),
@@ -309,6 +310,8 @@ WRONG_FIELDS: list[tuple[str, object]] = [
     ("client", ("blob", ID, bytearray(b"x"), ())),
     ("client", ("blob", ID, b"x", [])),
     ("client", ("blob", ID, b"x", (1,))),
+    ("client", ("release", [1])),
+    ("client", ("release", (ID,))),
     ("client", ("submit", "0", ID, {}, [])),
     ("client", ("submit", True, ID, {}, [])),
     ("client", ("submit", 0.0, ID, {}, [])),

@@ -67,7 +67,7 @@ def sessions(tokens: list[int]) -> dict[str, list[list[Message]]]:
                 *LAMBDA.messages,
                 ("submit", 4, LAMBDA.id, {"retries": 2, "priority": 1, "labels": ("gpu",)}, [b"x", b""]),
             ],
-            [("cancel", [5], False), ("ping",), ("acknowledge", [1])],
+            [("cancel", [5], False), ("ping",), ("acknowledge", [1]), ("release", [LAMBDA.id, SQUARE.id])],
             [("submit", 6, SQUARE.id, {"timeout": 1.5, "chunk": ("starmap", 6)}, [b"y"]), ("cancel", [0, 6], True)],
             [("close",)],
         ],

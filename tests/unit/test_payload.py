@@ -19,6 +19,9 @@ from multihost.payload import (
     LARGE_BYTES,
     PYTHON_MINOR,
     Large,
+    Places,
+    Retrying,
+    bind,
     by_value,
     content_id,
     dump_error,
@@ -27,9 +30,12 @@ from multihost.payload import (
     dumps_large,
     is_by_value,
     load_error,
+    load_function,
     load_part,
     loads,
+    name_in,
     parts_of,
+    without,
 )
 from multihost.wire.messages import Message, decode, encode, split
 
@@ -68,6 +74,27 @@ def test_function_of_a_module_travels_by_name() -> None:
     data = dumps(double)
     assert not is_by_value(data)
     assert loads(data) is double
+
+
+@pytest.mark.parametrize("definition", [dumps(divmod), by_value(divmod), dumps(Retrying(divmod, (OSError,)))])
+@pytest.mark.parametrize("large", [b"x" * LARGE_BYTES, b"short"])
+def test_function_that_is_bound_to_arguments_is_the_same_with_these(definition: bytes, large: bytes) -> None:
+    places: Places = {0: large, 2: b"second", "key": b"third"}
+    args, kwds = without(places, (large, 1, b"second", 3), {"last": 0, "key": b"third", "more": 2})
+    assert (args, kwds) == ((None, 1, None, 3), {"last": 0, "key": None, "more": 2})
+    bound, plain = load_function(bind(definition, places)), load_function(definition)
+    assert bound.function is plain.function is divmod
+    assert bound.retry_for == plain.retry_for == ((OSError,) if b"Retrying" in definition else ())
+    args, kwds = bound.complete((args, kwds))
+    assert args == (large, 1, b"second", 3)
+    assert [*kwds.items()] == [("last", 0), ("key", b"third"), ("more", 2)]
+    assert plain.complete((args, kwds)) == (args, kwds)
+
+
+def test_name_of_a_function_is_found_whatever_it_is_bound_to() -> None:
+    assert name_in(bind(dumps(double), {0: b"x" * LARGE_BYTES})) == name_in(dumps(double)) == f"{__name__}.double"
+    assert name_in(bind(by_value(double), {0: b"x"})) == ""
+    assert name_in(b"bound to be damaged") == ""
 
 
 def test_lambda_and_closure_travel_by_value() -> None:

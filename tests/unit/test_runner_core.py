@@ -570,6 +570,18 @@ def test_forgotten_function_is_measured_anew_when_it_comes_again(make_runner: Ma
     assert [len(run.tasks) for run in runner.runs] == [1, 1]
 
 
+def test_dropped_function_is_given_anew_to_a_child_that_had_it(runner: Runner) -> None:
+    runner.grant(1)
+    runner.grant(1, function="g")
+    for child in runner.busy:
+        runner.finish(child)
+    runner.receive(("forget", "", ["f"]))
+    assert (runner.blobs, runner.killed) == ({"g"}, [])
+    assert {function for process in runner.processes.values() for function in process.functions} == {"g"}
+    runner.grant(2)
+    assert {run.new for run in runner.runs[-2:]} == {True}
+
+
 def test_worker_that_lost_its_master_stops_and_forgets_all(runner: Runner) -> None:
     measured(runner, MILLISECOND)
     runner.grant(5)
@@ -780,6 +792,15 @@ class Worker(RuleBasedStateMachine):
     def forget(self, session: str) -> None:
         blobs = sorted(blob for blob in self.runner.blobs if blob.endswith(session))
         self.runner.receive(("forget", session, blobs))
+
+    @precondition(lambda self: self.running() and self.connected and any(len(blob) == 2 for blob in self.runner.blobs))
+    @rule(which=PICK)
+    def drop(self, which: int) -> None:
+        """A function that no lease needs."""
+        functions = sorted(blob for blob in self.runner.blobs if len(blob) == 2)
+        function = functions[which % len(functions)]
+        if function[1] not in self.runner.leases.values():
+            self.runner.receive(("forget", "", [function]))
 
     @precondition(lambda self: self.running() and self.connected)
     @rule()

@@ -1,0 +1,79 @@
+"""Which large values tasks have that have not ended: what a second task is given while the first has it, is shared.
+
+Then it travels with the function, as a ``partial`` would have it, and so once to each process. A value that comes but
+once is neither hashed nor copied for that.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from multihost.client.code import Blob
+from multihost.payload import LARGE_BLOB_BYTES, Places
+
+
+def large_values(args: Iterable[object], kwds: dict[str, object]) -> Places:
+    """The arguments of a call that are worth being shared. They are known again as objects, so they must not change."""
+    arguments: list[tuple[int | str, object]] = [*enumerate(args), *kwds.items()]
+    return {place: v for place, v in arguments if type(v) is bytes and len(v) >= LARGE_BLOB_BYTES}
+
+
+def values_of_all(items: list[Any]) -> Places:
+    """The same for the calls of a starmap: what all of them have, if they have any."""
+    first = items[0]
+    if not isinstance(first, tuple | list) or not (values := large_values(first, {})):
+        return {}
+    rows = [item if isinstance(item, tuple | list) else () for item in items]
+    shortest = min(map(len, rows))
+    return {p: v for p, v in values.items() if int(p) < shortest and all(row[int(p)] is v for row in rows)}
+
+
+@dataclass(slots=True)
+class _Value:
+    value: bytes  # held, for another object could have its id otherwise
+    uses: int = 0  # by tasks that have not ended
+    bound: list[tuple[str, Places, list[Blob]]] = field(default_factory=list)  # functions that have it, by their own id
+
+
+class Values:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self._values: dict[int, _Value] = {}
+
+    def shared(self, places: Places) -> Places:
+        """Those of these values that a task has already."""
+        return {place: value for place, value in places.items() if id(value) in self._values}
+
+    def bound(self, function_id: str, places: Places) -> list[Blob] | None:
+        """The blobs of a function with these values, if it was bound to them before."""
+        for known_id, known, blobs in self._values[_first(places)].bound:
+            if known_id == function_id and known.keys() == places.keys() and all(known[p] is places[p] for p in known):
+                return blobs
+        return None
+
+    def bind(self, function_id: str, places: Places, blobs: list[Blob]) -> bool:
+        """Remember what it is bound as, as long as a task has the first value; whether one has it still."""
+        if (value := self._values.get(_first(places))) is not None:
+            value.bound.append((function_id, places, blobs))
+        return value is not None
+
+    def use(self, values: Iterable[bytes]) -> None:
+        """A task has these."""
+        for value in values:
+            self._values.setdefault(id(value), _Value(value)).uses += 1
+
+    def ended(self, values: Iterable[bytes]) -> list[str]:
+        """A task that had these has ended; the ids of bound functions that are not remembered any more."""
+        forgotten: list[str] = []
+        for value in values:
+            known = self._values[id(value)]
+            known.uses -= 1
+            if not known.uses:
+                forgotten += [blobs[-1].blob_id for _, _, blobs in known.bound]
+                del self._values[id(value)]
+        return forgotten
+
+
+def _first(places: Places) -> int:
+    return id(next(iter(places.values())))
