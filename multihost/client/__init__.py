@@ -3,6 +3,8 @@
 pool -> feed -> session (the shell: one lock, one receiving thread) <-> wire.connection <-> the master
  |       |       |- delivery how an outcome reaches the callback that waits for it
  |       |       |- core     numbers, batches and remembers the tasks; (event) -> messages
+ |       |       |  |- blobs   which blobs the master has, and when it is to let go of large ones
+ |       |       |  `- values  which large values calls have that have not ended, to be sent with the function
  |       |       |- code     the program's own modules as one archive; functions as blobs
  |       |       |- chunk    several calls that travel as one task: which of them have their outcome
  |       |       `- output   shows what tasks print

@@ -134,7 +134,7 @@ class Session:
 
     def prepare(self, function: Callable[..., object], options: Options = PLAIN) -> Prepared:
         """Find out how ``function`` travels, as it is now. What is wrong with it is the outcome of its calls."""
-        name = getattr(function, "__qualname__", None) or repr(function)
+        name = _name_of(function)
         try:
             with self._code_lock:
                 return Prepared(name, self._code.blobs_for(function, options.retry_for if options.retries else ()))
@@ -622,6 +622,13 @@ class Session:
         finally:
             for callback in callbacks:
                 fail(callback, error)
+
+
+def _name_of(function: Any) -> str:
+    """For people. Not its repr: in that of a partial is all that it holds, which may be large."""
+    while isinstance(function, partial):
+        function = function.func
+    return getattr(function, "__qualname__", None) or f"{type(function).__qualname__} object"
 
 
 def _say_goodbye(connection: Link) -> None:

@@ -34,6 +34,25 @@ def test_one_large_function_after_another_is_let_go_of_by_master_worker_and_chil
     wait_until(lambda: cluster.statistics()["blobs"] == before + 1, "only the last one is there")
 
 
+class Refuses:
+    def __call__(self, number: int) -> int:
+        raise ValueError(f"{number} is no number")
+
+    def __repr__(self) -> str:
+        raise AssertionError("it may be large")
+
+
+@pytest.mark.parametrize(
+    ("function", "name"), [(Refuses(), "Refuses object"), (partial(Refuses.__call__, Refuses()), "Refuses.__call__")]
+)
+def test_error_names_what_a_partial_is_of_and_shows_nothing_that_it_holds(
+    shared_cluster: Cluster, function: Callable[[int], int], name: str
+) -> None:
+    with shared_cluster.pool() as pool, pytest.raises(ValueError, match="1 is no number") as raised:
+        pool.apply(function, (1,))
+    assert f"({name}) on worker" in raised.value.__notes__[0]
+
+
 @pytest.mark.parametrize("places", [{0: b""}, {1: b""}, {0: b"", 1: b""}, {"second": b""}], ids=str)
 def test_a_value_that_many_calls_share_travels_twice_and_goes_with_them(
     shared_cluster: Cluster, places: Places
