@@ -134,7 +134,7 @@ class Peer(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         self._full = False
         if not self._pausing:
-            self._go_on()
+            self._pause()  # asyncio calls this while it writes, and ends a connection twice that is found lost by us then
 
     # --- what the server and the handler call ------------------------------------------------------------------
 
@@ -186,12 +186,17 @@ class Peer(asyncio.BufferedProtocol):
             self._transport.write(part[:_PORTION_BYTES])
             left -= min(len(part), _PORTION_BYTES)
             if left <= 0 and self._unsent:
-                self._pausing = True
-                asyncio.get_running_loop().call_soon(self._unpause)
+                self._pause()
+
+    def _pause(self) -> None:
+        """Go on in the loop's next turn."""
+        self._pausing = True
+        asyncio.get_running_loop().call_soon(self._unpause)
 
     def _unpause(self) -> None:
         self._pausing = False
-        self._go_on()
+        if not self._transport.is_closing():
+            self._go_on()
 
     def _go_on(self) -> None:
         self._feed()

@@ -17,16 +17,21 @@ _HIGH_WATER = 64 * 1024
 
 
 class FakeTransport:
-    """As asyncio's: holds what the kernel does not take, and tells when that is much, and when it is little again."""
+    """As asyncio's: holds what the kernel does not take, and tells when that is much, and when it is little again.
+
+    While it tells that, asyncio's own can neither be written to nor be closed: what it would do next, it then does twice.
+    """
 
     def __init__(self) -> None:
         self.held, self.sent, self.closing = bytearray(), bytearray(), False
         self.room = 0  # how much the kernel takes
         self.most = 0
+        self.telling = False
         self.peer: Peer
 
     def write(self, data: memoryview) -> None:
         assert not self.closing
+        assert not self.telling
         if not self.held:
             self.sent += data[: self.room]
             data, self.room = data[self.room :], max(0, self.room - len(data))
@@ -43,9 +48,12 @@ class FakeTransport:
         del self.held[:size]
         self.room -= len(taken)
         if len(self.held) < _HIGH_WATER // 4 and not self.peer.writable:
+            self.telling = True
             self.peer.resume_writing()
+            self.telling = False
 
     def close(self) -> None:
+        assert not self.telling
         self.closing = True
 
     def is_closing(self) -> bool:
@@ -82,8 +90,12 @@ def contents(sent: bytearray) -> list[bytes]:
 
 
 def drain(transport: FakeTransport, until: Callable[[], bool]) -> None:
-    while not until():
-        transport.take(300_000)
+    async def turns() -> None:
+        while not until():
+            transport.take(300_000)
+            await asyncio.sleep(0)
+
+    asyncio.run(turns())
 
 
 def test_large_frame_to_a_slow_reader_arrives_whole_before_the_next_and_is_not_copied_as_a_whole(
