@@ -98,7 +98,7 @@ class Slot:
     def __init__(self, pipe: Pipe, control: socket.socket, config: SlotConfig) -> None:
         self._pipe = pipe
         self._config = config
-        self._definitions: dict[str, bytes] = {}
+        self._definitions: dict[str, bytes] = {}  # of those that were not called yet
         self._functions: dict[str, payload.Function] = {}
         self._needs: dict[str, bytes] = {}  # archives and initializers, in the order in which they are wanted
         self._preparing = threading.Lock()
@@ -409,9 +409,11 @@ class Slot:
                 self._prepare()
             if self._unprepared is not None:
                 raise self._unprepared
+            definition = self._definitions.get(function_id, b"")  # before the next: another thread may load it now
             known = self._functions.get(function_id)
             if known is None:
-                known = self._functions[function_id] = payload.load_function(self._definitions[function_id])
+                known = self._functions[function_id] = payload.load_function(definition)
+                self._definitions.pop(function_id, None)  # it may be large
             return known, payload.loads(arguments)
         except MultihostError:
             raise
