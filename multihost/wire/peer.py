@@ -133,8 +133,9 @@ class Peer(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._full = False
+        # asyncio calls this while it writes, and then ends a connection twice that we close, or find lost, from here.
         if not self._pausing:
-            self._pause()  # asyncio calls this while it writes, and ends a connection twice that is found lost by us then
+            self._pause()
 
     # --- what the server and the handler call ------------------------------------------------------------------
 

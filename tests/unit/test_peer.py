@@ -19,7 +19,7 @@ _HIGH_WATER = 64 * 1024
 class FakeTransport:
     """As asyncio's: holds what the kernel does not take, and tells when that is much, and when it is little again.
 
-    While it tells that, asyncio's own can neither be written to nor be closed: what it would do next, it then does twice.
+    While it tells that, asyncio's own must neither be written to nor closed: it may end the connection twice then.
     """
 
     def __init__(self) -> None:
