@@ -7,7 +7,7 @@ from multihost.broker.events import Effect, Note, Send
 from multihost.broker.ledger import Ledger
 from multihost.broker.members import Link, Row, Session
 from multihost.errors import ClusterFull, ProtocolError, TaskExpired
-from multihost.payload import LARGE_BLOB_BYTES, dump_error
+from multihost.payload import LARGE_BLOB_BYTES, content_id, dump_error
 
 # What a collector is sent at once, unless it is a single chunk.
 _MOST_BYTES, _MOST_ROWS = 1024 * 1024, 1000
@@ -51,6 +51,8 @@ class Clients:
 
     def blob(self, link: Link, blob_id: str, content: bytes, needs: tuple[str, ...]) -> list[Effect]:
         session, blobs = self.find(link), self._ledger.blobs
+        if blob_id != content_id(content, needs):
+            raise ProtocolError("a blob's content does not match its id")
         if not all(blobs.has(session.session_id, need) or blobs.has(session.family, need) for need in needs):
             raise ProtocolError("a blob needs another one that was not sent before it")
         # What is small, a program keeps for all the sessions that its tasks open, one after another.
