@@ -1,7 +1,9 @@
 """Why a task has not started or not ended: what the master, or this program, knows of it, as data and in words."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
+
+from multihost.plain import made_of
 
 # By state and reason; each is filled in with the fields of an explanation.
 _WORDS = {
@@ -64,8 +66,7 @@ class Explanation:
     @classmethod
     def of(cls, plain: dict[str, Any]) -> "Explanation":
         """What the master said; fields that this version does not know are left out."""
-        known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in plain.items() if name in known})
+        return made_of(cls, plain)
 
     @property
     def words(self) -> str:

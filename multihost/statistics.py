@@ -1,11 +1,8 @@
 """Where the time of a program's tasks went: counts, bytes, batches and times, as data and in words."""
 
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass
 
 from multihost.deaths import in_bytes
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +116,6 @@ class Statistics:
             lines |= dict.fromkeys(("tasks", "queued", "run", "cluster"), "the master did not answer")
         head = f"session {self.session[:8]}, {self.age_seconds:.1f} s old"
         return "\n".join([head, *(f"{name + ':':<10}{text}" for name, text in lines.items())])
-
-
-def made_of(kind: type[T], plain: dict[str, Any]) -> T:
-    """One of the classes above of what the master said; what this version does not know is left out."""
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: value for name, value in plain.items() if name in known})
 
 
 def in_seconds(seconds: float) -> str:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from multihost.deaths import in_bytes
-from multihost.statistics import Tasks, Times, in_seconds, made_of
+from multihost.plain import made_of
+from multihost.statistics import Tasks, Times, in_seconds
 
 
 def words(told: dict[str, Any]) -> str:

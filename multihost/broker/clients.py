@@ -50,15 +50,20 @@ class Clients:
     # --- what they say -----------------------------------------------------------------------------------------
 
     def blob(self, link: Link, blob_id: str, content: bytes, needs: tuple[str, ...]) -> list[Effect]:
-        session, blobs = self.find(link), self._ledger.blobs
+        session = self.find(link)
         if blob_id != content_id(content, needs):
             raise ProtocolError("a blob's content does not match its id")
-        if not all(blobs.has(session.session_id, need) or blobs.has(session.family, need) for need in needs):
+        if not all(self._has(session, need) for need in needs):
             raise ProtocolError("a blob needs another one that was not sent before it")
         # What is small, a program keeps for all the sessions that its tasks open, one after another.
         holder = session.session_id if len(content) >= self.large_bytes else session.family
         self._ledger.keep(holder, blob_id, content, needs)
         return []
+
+    def _has(self, session: Session, blob_id: str) -> bool:
+        """Whether it has sent a blob, or its program has."""
+        blobs = self._ledger.blobs
+        return blobs.has(session.session_id, blob_id) or blobs.has(session.family, blob_id)
 
     def release(self, link: Link, blob_ids: list[str]) -> tuple[list[Effect], set[str]]:
         """None of its tasks needs these blobs any more, as it says; also the ids of those that nobody uses.
@@ -88,8 +93,7 @@ class Clients:
         session = self.find(link)
         if first < 0:
             raise ProtocolError("a submit numbers its tasks from 0")
-        blobs = self._ledger.blobs
-        if not (blobs.has(session.session_id, function_id) or blobs.has(session.family, function_id)):
+        if not self._has(session, function_id):
             raise ProtocolError("a submit names a function that was not sent before it")
         # A client numbers its tasks in order, so what it repeats after a lost answer is below next_sequence.
         if (known := session.next_sequence - first) > 0:

@@ -148,7 +148,7 @@ class BrokerCore:
 
     def held_bytes(self) -> int:
         """The bytes of payloads and outcomes that are held, which a snapshot would tell of."""
-        return self._ledger.task_bytes + sum(session.result_bytes for session in self._ledger.sessions.values())
+        return self._ledger.task_bytes + self._ledger.result_bytes
 
     def replay(self, name: str, *args: Any) -> None:
         """Do again what a record says, in a core that has handled nothing yet."""

@@ -78,7 +78,7 @@ class Figures:
             "run": self._all(self._runs, [session.runs for session in ledger.sessions.values()]),
             "memory": {
                 "task_bytes": ledger.task_bytes,
-                "result_bytes": sum(session.result_bytes for session in ledger.sessions.values()),
+                "result_bytes": ledger.result_bytes,
                 "blob_bytes": sum(len(blob.content) for _, blob in ledger.blobs.all()),
                 "dead_letter_bytes": ledger.letters.size_bytes,
             },

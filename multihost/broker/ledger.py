@@ -89,6 +89,11 @@ class Ledger:
         queued, leased = self.ready.places(session)
         return queued + self.delayed.count(session), leased
 
+    @property
+    def result_bytes(self) -> int:
+        """Of outcomes that their programs have not acknowledged."""
+        return sum(session.result_bytes for session in self.sessions.values())
+
     def functions_used(self, family: str) -> set[str]:
         """The ids of the functions of all tasks that have not ended, of a program and its tasks."""
         names = {name for name, session in self.sessions.items() if session.family == family}
@@ -130,7 +135,7 @@ class Ledger:
 
     @command
     def keep(self, session_id: str, blob_id: str, content: bytes, needs: tuple[str, ...]) -> None:
-        """Raises: ProtocolError: it is not what its id says, or lacks what it needs."""
+        """Content that tasks of a session need; see ``BlobStore.add``."""
         self.blobs.add(session_id, blob_id, content, needs)
 
     @command

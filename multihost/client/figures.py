@@ -5,7 +5,8 @@ from typing import Any
 
 from multihost.client.chunk import Chunk
 from multihost.histogram import Histogram
-from multihost.statistics import Statistics, Tasks, Times, Traffic, made_of
+from multihost.plain import made_of
+from multihost.statistics import Statistics, Tasks, Times, Traffic
 from multihost.wire.meter import Meter
 
 

@@ -182,9 +182,8 @@ class Session:
             return None
         if blobs is None:
             try:
-                blobs = self._code.bind(
-                    function.blobs, shared
-                )  # a millisecond for each megabyte, so not under the lock
+                # A millisecond for each megabyte, so not under the lock.
+                blobs = self._code.bind(function.blobs, shared)
             except TaskTooLarge:
                 return None  # they may be small enough without the function
             with self._lock:

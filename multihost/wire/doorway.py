@@ -62,9 +62,8 @@ class WrongKeys:
     MOST_ADDRESSES = 10_000
 
     def __init__(self) -> None:
-        self._noted: OrderedDict[str, tuple[int, float]] = (
-            OrderedDict()
-        )  # how many, and the last one; latest at the end
+        # How many, and when the last one came; the latest at the end.
+        self._noted: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._noted)

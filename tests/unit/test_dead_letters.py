@@ -28,6 +28,14 @@ def kill(broker: Broker, worker: int, times: int = MAX_DELIVERIES) -> None:
         broker.settle(worker, grant.token, "lost", Death(f"death {number}", signal="SIGKILL").encode().encode())
 
 
+def kill_at_item(broker: Broker, worker: int, place: int) -> None:
+    """Have a chunk, which the worker is granted, die of that item as often as it may."""
+    (grant,) = broker.grants(worker)
+    broker.say(worker, ("parts", [(grant.token, place, b"part")]))
+    broker.settle(worker, grant.token, "lost", b"killed")
+    kill(broker, worker, MAX_DELIVERIES - 1)
+
+
 def ask(broker: Broker, name: str, *fields: object) -> Any:
     """The last thing that a watcher is answered."""
     monitor = broker.monitor()
@@ -107,10 +115,7 @@ def test_letters_share_code(broker: Broker) -> None:
 def test_dead_item_of_a_chunk_is_a_letter_of_its_own_and_the_chunk_goes_on(broker: Broker) -> None:
     client, worker = broker.client(), broker.worker("a", want=1)
     broker.submit(client, b"chunk", chunk=("starmap", 6))
-    (grant,) = broker.grants(worker)
-    broker.say(worker, ("parts", [(grant.token, 4, b"part")]))
-    broker.settle(worker, grant.token, "lost", b"killed")
-    kill(broker, worker, MAX_DELIVERIES - 1)
+    kill_at_item(broker, worker, 4)
     assert [(row["item"], row["state"], row["deaths"]) for row in ask(broker, "dead_list")] == [(4, "dead", 3)]
     broker.say(worker, ("want", 2))
     (grant,) = broker.grants(worker)
@@ -124,10 +129,7 @@ def test_dead_item_of_a_chunk_is_a_letter_of_its_own_and_the_chunk_goes_on(broke
 def test_chunk_whose_last_item_is_given_up_has_ended_and_is_not_run_again(broker: Broker) -> None:
     client, worker = broker.client(), broker.worker("a", want=1)
     broker.submit(client, b"chunk", chunk=("map", 2))
-    (grant,) = broker.grants(worker)
-    broker.say(worker, ("parts", [(grant.token, 1, b"part")]))
-    broker.settle(worker, grant.token, "lost", b"killed")
-    kill(broker, worker, MAX_DELIVERIES - 1)
+    kill_at_item(broker, worker, 1)
     assert [(row["item"], row["deaths"]) for row in ask(broker, "dead_list")] == [(1, 3)]
     kind, content = broker.results(client)[0]
     assert (kind, load_part(content)[0]) == ("result", 2)

@@ -347,14 +347,20 @@ def test_nothing_is_put_behind_a_task_that_may_take_its_process_with_it(
     assert len(runner.processes[child].tasks) == 1
 
 
-def test_nothing_more_is_put_behind_a_task_that_takes_longer_than_expected(make_runner: MakeRunner) -> None:
-    runner = make_runner(2)
+def one_of_two_is_stuck(runner: Runner) -> tuple[int, int]:
+    """Two children have short tasks, and one does not end its first; it, and the other one."""
     measured(runner, MILLISECOND)
     runner.grant(8)
     stuck, other = runner.busy
     for _ in range(3):
         runner.tick(STUCK_SECONDS * 0.4)
         runner.finish(other, seconds=MILLISECOND)
+    return stuck, other
+
+
+def test_nothing_more_is_put_behind_a_task_that_takes_longer_than_expected(make_runner: MakeRunner) -> None:
+    runner = make_runner(2)
+    stuck, other = one_of_two_is_stuck(runner)
     runner.give_up(stuck)
     for _ in range(60):
         runner.grant(1)
@@ -399,12 +405,7 @@ def test_tasks_that_wait_too_long_behind_others_are_given_back_and_asked_for_no_
 
 def test_what_lies_behind_a_long_task_is_recalled_while_others_make_progress(make_runner: MakeRunner) -> None:
     runner = make_runner(2)
-    measured(runner, MILLISECOND)
-    runner.grant(8)
-    stuck, other = runner.busy
-    for _ in range(3):
-        runner.tick(STUCK_SECONDS * 0.4)
-        runner.finish(other, seconds=MILLISECOND)
+    stuck, other = one_of_two_is_stuck(runner)
     assert runner.recalled == [stuck]
     recalled = runner.give_up(stuck)
     assert len(recalled) == 3

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from multihost.broker.journal import DiskJournal
-from multihost.statistics import Statistics, Tasks, Times, Traffic, in_seconds, made_of
+from multihost.plain import made_of
+from multihost.statistics import Statistics, Tasks, Times, Traffic, in_seconds
 from multihost.status import words
 from multihost.wire.meter import Meter
 from tests.unit.brokers import Broker
