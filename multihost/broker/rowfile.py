@@ -8,10 +8,10 @@ JournalDamaged where what was acknowledged is not there as it was written.
     byte 512  rows   each: its number, size, checksum of its content, chain; then the content
 
 The chain of a row is the checksum of its header, begun with the chain of the row before it, and that of the first with
-the head's: a row that was changed, left out, moved or taken from another file is found. Where the file *ends* tells
-nothing of what was lost behind it, so the mark does: a row up to the mark that is not there, or not whole, is damage;
-behind the mark lies at most what a crash cut off in its middle, and the first row there that is not whole ends the
-file.
+the head's: a row that was changed, left out, moved or taken from another file is found, and so is one of a file that
+this one was written over. Where the file *ends* tells nothing of what was lost behind it, so the mark does: a row up
+to the mark that is not there, or not whole, is damage; behind the mark lies at most what a crash cut off in its
+middle, or what was there before, and the first row there that is not whole ends the file.
 
 Checksums are CRC-32: one flipped bit and any burst up to 32 bits are found for certain, other rot but for one case in
 four thousand million. They guard against disks, not against people.
@@ -90,16 +90,17 @@ class RowFile:
         self._seed = seed or 0
         self._mark = mark  # as it was found
         self._synced = 0
-        self._ahead = 0  # up to where the file was extended; 0: no further than the rows
+        self._ahead = 0  # up to where the file was extended, or written before; 0: no further than the rows
         self._boot = boot_id()
 
     @classmethod
     def create(cls, path: Path, version: int) -> "RowFile":
-        """A new file, where none may be yet. Raises: OSError; there is none then, either."""
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        """A file without rows; one that is there is written over. Raises: OSError; there is none then."""
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         head = _HEAD.pack(_MAGIC, version, secrets.token_bytes(16))
         rows = cls(path, file, version, zlib.crc32(head))
         try:
+            rows._ahead = os.fstat(file).st_size
             rows._put([_with_checksum(head, 0).ljust(_ROWS_AT, b"\0")], 0)
             rows._put_mark()
         except OSError:
@@ -227,7 +228,7 @@ class RowFile:
             self._put_mark()
         except OSError:
             self.last, self._synced = before, min(self._synced, before.row)
-            self._cut(before.end)
+            self.cut(before.end)
             raise
         self.large += large
 
@@ -236,13 +237,22 @@ class RowFile:
         os.fdatasync(self._file)
 
     def sync(self) -> None:
-        """Have all rows on the disk and nothing behind them, and a mark that says so. Raises: OSError."""
-        if self._ahead:
-            self._cut(self.last.end)
+        """Have all rows on the disk, and a mark that says so. Raises: OSError."""
         os.fdatasync(self._file)
         self._synced = self.last.row
         self._put_mark()
         os.fdatasync(self._file)
+
+    def trim(self) -> None:
+        """Let the file end behind its rows."""
+        if self._ahead:
+            self.cut(self.last.end)
+
+    def cut(self, end: int) -> None:
+        """Let the file end there. Where that fails, rows overwrite what is there; a reader stops at what is left."""
+        self._ahead = 0
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._file, end)
 
     def close(self) -> None:
         os.close(self._file)
@@ -257,7 +267,7 @@ class RowFile:
         """Let zeros follow behind ``end``, where the row goes that begins at ``begin``.
 
         The rows that take their place leave the file's size as it is, and a sync that need not write the size takes
-        half the time (112 instead of 240 µs, ext4). Behind the mark, zeros are no rows.
+        half the time (112 instead of 240 µs, ext4). Behind the mark, zeros are no rows, nor is what a file had before.
         """
         if end <= self._ahead or end - begin > _JOINED:
             return
@@ -265,13 +275,7 @@ class RowFile:
             self._put([bytes(_AHEAD_BYTES)], end)
             self._ahead = end + _AHEAD_BYTES
         except OSError:
-            self._cut(begin)  # there may be room for the row
-
-    def _cut(self, end: int) -> None:
-        """Let the file end there. Where that fails, rows overwrite what is there; a reader stops at what is left."""
-        self._ahead = 0
-        with contextlib.suppress(OSError):
-            os.ftruncate(self._file, end)
+            self.cut(begin)  # there may be room for the row
 
     def _put_mark(self) -> None:
         mark = Mark(self.last.row, self.last.chain or 0, self._synced, self.compacted, self._boot)

@@ -6,6 +6,7 @@ import fcntl
 import itertools
 import logging
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -447,6 +448,46 @@ def test_journal_of_large_values_may_be_larger_and_is_compacted_when_most_are_of
     commit(opened, b"x" * 2000)
     assert opened.wants_compaction(tell), "small ones count as ever"
     opened.close()
+
+
+@pytest.mark.usefixtures("_small")
+def test_large_file_that_was_replaced_is_written_over_by_the_compaction_after_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "_LEAST_LARGE_BYTES", 100_000)
+    monkeypatch.setattr(journal_module, "_SPARE_BYTES", 300_000)
+    opened, _ = reopened(tmp_path)
+    commit(opened, bytes(500_000))
+    first = (tmp_path / "journal").stat()
+    assert [*opened.compact([["all"]])] == []
+    spare = (tmp_path / "journal.spare").stat()
+    assert (spare.st_ino, spare.st_size) == (first.st_ino, 300_000)
+    commit(opened, bytes(200_000))
+    assert [*opened.compact([["all", "a"]])] == []
+    commit(opened, "b")
+    assert (tmp_path / "journal").stat().st_ino == first.st_ino
+    (tmp_path / "killed").mkdir()
+    shutil.copy(tmp_path / "journal", tmp_path / "killed")
+    assert rows_in(tmp_path / "killed") == [["all", "a"], ["b"]], "and nothing of what the file had before"
+    assert (tmp_path / "journal.spare").stat().st_size < 300_000
+    opened.close()
+    assert (tmp_path / "journal").stat().st_size < 2000
+    assert not (tmp_path / "journal.spare").exists()
+
+
+@pytest.mark.usefixtures("_small")
+def test_spare_file_makes_room_on_a_full_disk(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "_LEAST_LARGE_BYTES", 100_000)
+    opened, _ = reopened(tmp_path)
+    commit(opened, bytes(500_000))
+    assert [*opened.compact([["all"]])] == []
+    opened.append(["b"])
+    disk.fail_at = range(disk.calls + 1, disk.calls + 2)
+    with pytest.raises(JournalFull):
+        opened.commit()
+    assert not (tmp_path / "journal.spare").exists()
+    opened.close()
+    assert rows_in(tmp_path) == [["all"], ["b"]]
 
 
 @pytest.mark.usefixtures("_small")

@@ -26,6 +26,8 @@ class JournalMachine(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(journal, "_STEP_BYTES", 700)
         self.patch.setattr(rowfile, "_AHEAD_BYTES", 1500)
+        self.patch.setattr(journal, "_LEAST_LARGE_BYTES", 0)
+        self.patch.setattr(journal, "_SPARE_BYTES", 5000)
         self.root = Path(tempfile.mkdtemp())
         self.disk = Disk(self.patch)
         self.boots = self.number = 0
