@@ -24,6 +24,8 @@ def _lines(told: dict[str, Any]) -> Iterator[str]:
         size, records = in_bytes(journal["bytes"]), journal["records_per_row"]
         yield f"  journal:  {journal['rows']:,} rows, {size}, {records:.1f} records each"
         yield f"  commits:  {made_of(Times, journal['commit'])}"
+    if error := told["journal"].get("error"):
+        yield f"  journal:  {error}"
     for worker in told["workers"]:
         yield from _worker(worker)
     for session in told["sessions"]:

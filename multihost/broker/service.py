@@ -391,7 +391,7 @@ class Service:
             "messages": self._heard_messages,
             "messages_per_turn": self._heard_messages / max(1, self._turns),
             "peak_process_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "journal": {**self._journal.figures(), "writable": self._full is None},
+            "journal": {**self._journal.figures(), "error": str(self._full or "")},
         }
 
     # --- while it cannot be written ----------------------------------------------------------------------------

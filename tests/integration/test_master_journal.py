@@ -214,6 +214,12 @@ def test_journal_does_not_grow_with_what_is_done(lasting: Cluster, journal: Path
     assert lasting.statistics()["done"] == 4000
 
 
+def status_printed(cluster: Cluster) -> str:
+    asker = cluster.start("asker", sys.executable, "-m", "multihost", "status")
+    assert asker.wait() == 0
+    return asker.log()
+
+
 @needs_root
 def test_full_disk_makes_the_master_wait_until_there_is_room(tmp_path: Path, small_disk: Path) -> None:
     filler = small_disk / "filler"
@@ -231,7 +237,9 @@ def test_full_disk_makes_the_master_wait_until_there_is_room(tmp_path: Path, sma
                 asker = cluster.start("asker", sys.executable, "-m", "multihost", *command)
                 assert asker.wait() == 74
                 assert "could not be written" in asker.log()
+            assert "could not be written (No space left on device)" in status_printed(cluster)
             filler.unlink()
             assert outcome.get(DEADLINE) == [100_000] * 20
+            assert "could not be written" not in status_printed(cluster)
         assert "work goes on" in master.log()
         assert len([line for line in master.log().splitlines() if "could not be written" in line]) < 3
