@@ -37,6 +37,7 @@ _WORDS = {
     ("ended", "cancelled"): "it was cancelled",
     ("ended", "acknowledged"): "it has ended, and its program has the outcome",
     ("unknown", "no task"): "the master knows no such task",
+    ("unknown", "journal"): "the master cannot write its journal, and tells of no task until it can; its log says why",
     ("unknown", "callback"): "a callback cannot wait for the master's answer; ask in another thread",
     ("unknown", "silent"): "the master did not answer in time",
 }

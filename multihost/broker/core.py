@@ -238,6 +238,10 @@ class BrokerCore:
         """What the master has counted and measured, in plain data."""
         return self._workers.figures.of_master(self._now)
 
+    def session_figures(self, link: Link) -> dict[str, object]:
+        """The same of the session of a client that is here."""
+        return self._workers.figures.of_session(self._clients.find(link))
+
     def tell_of_shell(self, shell: Callable[[], dict[str, object]]) -> None:
         """``shell`` gives what is to be said in ``status`` besides."""
         self._workers.figures.shell = shell
@@ -468,7 +472,7 @@ class BrokerCore:
         return [Send(link, ("status", self.status()))]
 
     def _tell_figures(self, link: Link, number: int) -> list[Effect]:
-        return [Send(link, ("figures", number, self._workers.figures.of_session(self._clients.find(link))))]
+        return [Send(link, ("figures", number, self.session_figures(link)))]
 
     def _load(self, connection: int, load: dict[str, float]) -> list[Effect]:
         return self._workers.load(connection, load, self._now)

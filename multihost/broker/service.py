@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 QUEUES = ("get_task_queue", "get_result_queue")
 # What peers may ask and say while nothing can be written down.
-_HARMLESS = {"ping", "heartbeat", "load", "ask", "status"}
+_HARMLESS = {"ping", "heartbeat", "load", "ask", "status", "figures", "explain"}
 # What is asked and answered about single tasks, and all of dead letters: what is known of them may not be written down
 # yet. Who asks does not wait for that, but is told why there is no answer.
 _PUT_OFF = {"find", "found"}
@@ -414,13 +414,18 @@ class Service:
         """Answer what changes nothing; the rest."""
         self._core.handle(events.Heard(link.peer.number), self._loop.time())
         answers: list[Message] = []
-        for name, *_ in batch:
-            match name:
-                case "ask":
+        for message in batch:
+            match message:
+                case ("ask",):
                     answers.append(("statistics", self._core.statistics()))
-                case "status":
+                case ("status",):
                     answers.append(("status", self._core.status()))
-                case "ping" | "heartbeat":
+                case ("figures", int(question)):
+                    answers.append(("figures", question, self._core.session_figures(link.peer.number)))
+                case ("explain", int(question), int(sequence)):
+                    unknown = {"state": "unknown", "reason": "journal", "task": sequence}
+                    answers.append(("explained", question, unknown))
+                case ("ping",) | ("heartbeat",):
                     answers.append(("pong",))
         if any(map(_is_put_off, batch)) and self._full is not None:
             answers.append(("later", *self._full.args))

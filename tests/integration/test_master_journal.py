@@ -237,6 +237,8 @@ def test_full_disk_makes_the_master_wait_until_there_is_room(tmp_path: Path, sma
                 asker = cluster.start("asker", sys.executable, "-m", "multihost", *command)
                 assert asker.wait() == 74
                 assert "could not be written" in asker.log()
+            assert outcome.explain().reason == "journal"
+            assert pool.statistics().answered
             assert "could not be written (No space left on device)" in status_printed(cluster)
             filler.unlink()
             assert outcome.get(DEADLINE) == [100_000] * 20
