@@ -106,6 +106,10 @@ class CodeBook:
             self._named.setdefault(function, {})[retry_for] = blobs
         return blobs
 
+    def knows(self, function: Callable[..., object]) -> bool:
+        """Whether ``blobs_for`` would return what it did before."""
+        return isinstance(function, _REMEMBERABLE) and function in self._named
+
     def bind(self, blobs: list[Blob], places: payload.Places) -> list[Blob]:
         """What a worker needs to call the function of ``blobs`` with these arguments.
 

@@ -190,9 +190,12 @@ class ClientCore:
 
     def finished(self, sequence: int, size_bytes: int) -> Pending | None:
         """An outcome of that size came; the task, or None if its outcome had come before."""
-        self.accepted(sequence + 1)  # as the master takes them in order
+        if 0 <= self._awaited <= sequence:
+            self.accepted(sequence + 1)  # as the master takes them in order
         self._finished.append(sequence)
-        self._finished_bytes += size_bytes + self._part_bytes.pop(sequence, 0)
+        self._finished_bytes += size_bytes
+        if self._part_bytes:
+            self._finished_bytes += self._part_bytes.pop(sequence, 0)
         if (task := self.pending.pop(sequence, None)) is not None:
             self._ended(task)
         return task

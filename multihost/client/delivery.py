@@ -30,7 +30,7 @@ def deliver_outcome(callback: Callback | Chunk, kind: str, content: bytes, note:
         succeeded, value = opened(kind, content)
         if note and isinstance(value, BaseException):
             value.add_note(note)
-        deliver(callback, succeeded, value)
+        _guarded(callback, succeeded, value)
     elif kind in (PART, "result"):
         _guarded(callback.take, content, note)
     else:

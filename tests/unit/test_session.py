@@ -98,3 +98,25 @@ def test_what_is_left_fails_even_if_the_goodbye_is_interrupted(
         session.close()
     link.interrupt()
     assert failed.is_set()
+
+
+def test_function_that_was_prepared_last_is_prepared_anew_for_other_options(session: Session) -> None:
+    twice = PLAIN.but(retries=1)
+    plain = session.prepare(abs)
+    assert session.prepare(abs) is plain
+    assert session.prepare(abs, twice).blobs[-1] != plain.blobs[-1]
+    assert session.prepare(abs).blobs == plain.blobs
+    assert session.prepare(len).name == "len"
+    session.close()
+
+
+def test_function_that_travels_as_it_is_now_is_prepared_for_each_call(session: Session) -> None:
+    kept = [1]
+
+    def closure() -> list[int]:
+        return kept
+
+    before = session.prepare(closure)
+    kept.append(2)
+    assert session.prepare(closure).blobs[-1] != before.blobs[-1]
+    session.close()
