@@ -9,9 +9,12 @@ import re
 from multihost.errors import ProtocolError
 from multihost.wire.frames import Buffer
 
+# The length of a short string, and its bytes. Not all 256 lengths: the more, the longer it takes to find the right one.
+_SHORT = b"|".join(re.escape(bytes([size])) + b".{%d}" % size for size in range(65))
 # Opcodes that make nothing of a size that they name, with their arguments; most of a pickle.
 _HARMLESS = re.compile(
-    rb"(?:[(012NRabd}el\]ost)uQ\x81\x85-\x89\x8f-\x94\x97\x98]|[Khq\x80\x82].|[M\x83]..|[Jj\x84].{4}|G.{8})++",
+    rb"(?:[(012NRabd}el\]ost)uQ\x81\x85-\x89\x8f-\x94\x97\x98]|[Khq\x80\x82].|[M\x83]..|[Jj\x84].{4}|G.{8}"
+    rb"|[C\x8c](?:" + _SHORT + rb"))++",
     re.DOTALL,
 )
 # A pickle without one of these bytes has none of the opcodes that this is about.
