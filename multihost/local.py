@@ -85,16 +85,22 @@ class LocalCluster:
 
 
 def main() -> None:
-    """The program of the cluster's process."""
+    """The program of the cluster's process, and of its fork."""
     orders, master_side = os.pipe()
-    worker = os.fork()
-    if worker == 0:
+    if worker := os.fork():
+        os.close(orders)
+        _lead(worker, master_side)
+    else:
         os.close(master_side)
         with open(os.devnull) as nothing:
             os.dup2(nothing.fileno(), sys.stdin.fileno())
         _work(orders)
-        return
-    os.close(orders)
+    atexit._run_exitfuncs()
+    os._exit(0)  # the program waits for our end, and taking modules apart is none of it
+
+
+def _lead(worker: int, orders: int) -> None:
+    """Be the master, and tell the worker in ``orders`` where that is."""
     # Imported only here, as are the worker's modules: a program that has a cluster needs none of them.
     from multihost.broker.service import make_server
     from multihost.logs import configure_logging
@@ -103,7 +109,7 @@ def main() -> None:
     order = json.loads(sys.stdin.readline())
     os.close(order["answer"])  # the worker answers, when it has joined
     server = make_server(Address("127.0.0.1", 0), order["authkey"].encode(), _settings(order["slots"]))
-    _write(master_side, json.dumps({**order, "port": server.address[1]}))
+    _write(orders, json.dumps({**order, "port": server.address[1]}))
     threading.Thread(target=_stop_at_end_of_input, args=(worker, server.stop), daemon=True).start()
     server.serve_forever()
 
