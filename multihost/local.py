@@ -57,7 +57,7 @@ class LocalCluster:
         theirs.close()
         os.close(answer)
         order = {"authkey": self.authkey.decode(), "slots": slots or usable_cores(), "answer": answer}
-        with contextlib.suppress(BrokenPipeError):  # it died: that it does not answer says so
+        with contextlib.suppress(ConnectionError):  # it died: that it does not answer says so
             self._socket.sendall(f"{json.dumps(sys.path)}\n{json.dumps(order)}\n".encode())
         with open(answers) as lines:
             port = lines.readline()
