@@ -1,5 +1,6 @@
 """Programs that a system consists of: started beside the client, ended with it. They print where the client prints."""
 
+import compileall
 import contextlib
 import os
 import signal
@@ -14,6 +15,15 @@ BENCH = Path(__file__).resolve().parent
 # What is started imports what is in ``bench/``, and the checkout's own multihost, whichever one is installed.
 IMPORTS = os.pathsep.join([str(BENCH), str(BENCH.parent)])
 _STOP_SECONDS = 5.0
+
+
+def compile_sources() -> None:
+    """Write the bytecode of this checkout, which an installed multihost has, too.
+
+    Otherwise what is started for a measurement may compile it each time: Python may be told to write none.
+    """
+    for sources in (BENCH, BENCH.parent / "multihost"):
+        compileall.compile_dir(sources, quiet=1)
 
 
 def free_port() -> int:

@@ -175,6 +175,7 @@ def make_pictures(run: dict[str, Any], directory: Path) -> None:
 def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     """A new run's report."""
     plan, where = _plan(arguments), machine()
+    programs.compile_sources()
     with tempfile.TemporaryDirectory(prefix="multihost-bench-") as name:
         suite = Suite(plan, Path(name))
         suite.run()

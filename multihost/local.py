@@ -1,32 +1,38 @@
 """A cluster inside this machine, for programs that name none: a master and one worker, on loopback, while they live.
 
-    the program --(a pipe: the key goes in; its end is theirs)--> master --(fork)--> worker
-                <--(another one: the port comes out)-------------
+    the program <--(a socket: the key goes in)--> master --(fork)--> worker --(fork)--> fork server
+                <--(a pipe: the port comes out)-------------------------'
 
-The key is made here and goes through the pipe, so it stands in no environment, argument or file. The pipe ends when the
-program closes the cluster, and also when the program is killed.
+The key is made here and goes through the socket, so it stands in no environment, argument or file. The socket ends when
+the program closes the cluster, and also when the program is killed; and when the master has ended. One interpreter is
+started; the others are forks of it, with what it has imported. That of the tasks is made before the key is read.
 """
 
 import atexit
 import contextlib
-import ctypes
 import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from functools import partial
 
 from multihost.errors import MultihostError
 from multihost.settings import Address, Settings, usable_cores
 
 _STOP_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
-# This program's sys.path comes first: multihost itself may lie on it in a place of its own.
-_PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.stdin.readline()); from multihost import local; local.main()"
+# This program's sys.path comes first: multihost itself may lie on it in a place of its own. It is read without a
+# buffer: one would take in the key behind it, and forks would have that, down to the processes of the tasks.
+_PROGRAM = """\
+import json, sys
+with open(0, "rb", 0, closefd=False) as lines: sys.path[:] = json.loads(lines.readline())
+from multihost import local
+local.main()
+"""
 
 
 class LocalCluster:
@@ -40,16 +46,19 @@ class LocalCluster:
     def __init__(self, slots: int | None = None) -> None:
         self._maker = os.getpid()
         self.authkey = secrets.token_hex(32).encode()
-        answers, theirs = os.pipe()
+        answers, answer = os.pipe()
+        self._socket, theirs = socket.socketpair()
         self._process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM],
-            stdin=subprocess.PIPE,
-            pass_fds=[theirs],
+            stdin=theirs.fileno(),
+            pass_fds=[answer],
             start_new_session=True,  # Ctrl-C is for this program, which takes the cluster down in its own time
         )
-        os.close(theirs)
-        order = {"authkey": self.authkey.decode(), "slots": slots or usable_cores(), "answer": theirs}
-        self._tell(sys.path, order)
+        theirs.close()
+        os.close(answer)
+        order = {"authkey": self.authkey.decode(), "slots": slots or usable_cores(), "answer": answer}
+        with contextlib.suppress(ConnectionError):  # it died: that it does not answer says so
+            self._socket.sendall(f"{json.dumps(sys.path)}\n{json.dumps(order)}\n".encode())
         with open(answers) as lines:
             port = lines.readline()
         if not port:
@@ -63,69 +72,85 @@ class LocalCluster:
         if os.getpid() != self._maker:
             return  # a process forked from ours ends; the cluster goes on
         atexit.unregister(self.close)
-        assert self._process.stdin is not None
-        if not self._process.stdin.closed:
-            self._tell("stop")  # the end of the pipe would do, but a forked process may have it open, too
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
         try:
-            self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
+            self._socket.settimeout(_STOP_SECONDS)
+            self._socket.sendall(b"stop\n")  # its end would do, but a forked process may have it open, too
+            self._socket.recv(1)  # ends when the process does; Popen.wait with a timeout would look every now and then
+        except TimeoutError:
             os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-
-    def _tell(self, *lines: object) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died: that it does not answer says so
-            self._process.stdin.write("".join(f"{json.dumps(line)}\n" for line in lines).encode())
-            self._process.stdin.flush()
+        except OSError:
+            pass  # it has ended, or been closed before
+        self._socket.close()
+        self._process.wait()
 
 
 def main() -> None:
-    """The program of the cluster's process."""
-    from multihost.logs import configure_logging
-
-    order = json.loads(sys.stdin.readline())
-    authkey = order["authkey"].encode()
-    settings = Settings(slots=order["slots"], name="local", drain_timeout=0.1)
-    ports, master_side = os.pipe()
-    configure_logging("WARNING", "text")
-    worker = os.fork()  # before their imports: master, worker and fork server do theirs at the same time
-    if worker == 0:
+    """The program of the cluster's process, and of its fork."""
+    orders, master_side = os.pipe()
+    if worker := os.fork():
+        os.close(orders)
+        _lead(worker, master_side)
+    else:
         os.close(master_side)
         with open(os.devnull) as nothing:
             os.dup2(nothing.fileno(), sys.stdin.fileno())
-        _work(ports, authkey, settings, order["answer"])
-        return
-    os.close(ports)
-    os.close(order["answer"])  # the worker answers, when it has joined
+        _work(orders)
+    atexit._run_exitfuncs()
+    os._exit(0)  # the program waits for our end, and taking modules apart is none of it
+
+
+def _lead(worker: int, orders: int) -> None:
+    """Be the master, and tell the worker in ``orders`` where that is."""
     # Imported only here, as are the worker's modules: a program that has a cluster needs none of them.
     from multihost.broker.service import make_server
+    from multihost.logs import configure_logging
 
-    server = make_server(Address("127.0.0.1", 0), authkey, settings)
-    _answer(master_side, server.address[1])
+    configure_logging("WARNING", "text")
+    order = json.loads(sys.stdin.readline())
+    os.close(order["answer"])  # the worker answers, when it has joined
+    server = make_server(Address("127.0.0.1", 0), order["authkey"].encode(), _settings(order["slots"]))
+    _write(orders, json.dumps({**order, "port": server.address[1]}))
     threading.Thread(target=_stop_at_end_of_input, args=(worker, server.stop), daemon=True).start()
     server.serve_forever()
 
 
-def _work(ports: int, authkey: bytes, settings: Settings, answer: int) -> None:
-    """Be the worker of the master whose port is to be read from ``ports``; ``answer`` with it when joined."""
-    from multihost.runner.fork_server import start_fork_server
+def _work(orders: int) -> None:
+    """Be the worker of the master that says in ``orders`` where it is; answer with that when joined."""
+    import ctypes
 
-    start_fork_server()
+    from multihost.logs import configure_logging
+    from multihost.runner.fork_server import start_fork_server
+    from multihost.runner.forks import forks_for_interpreters
     from multihost.runner.loop import Runner
 
-    with open(ports) as lines:
-        address = Address("127.0.0.1", int(lines.readline()))
-    runner = Runner(address, authkey, settings, joined=partial(_answer, answer, address.port), forward_output=False)
+    with forks_for_interpreters():
+        start_fork_server()
+    configure_logging("WARNING", "text")  # after the fork: logging is the tasks' own
+    with open(orders) as lines:
+        line = lines.readline()
+    if not line:
+        return  # the master ended, and said why
+    order = json.loads(line)
+    address = Address("127.0.0.1", order["port"])
+    runner = Runner(
+        address,
+        order["authkey"].encode(),
+        _settings(order["slots"]),
+        joined=lambda: _write(order["answer"], str(address.port)),
+        forward_output=False,
+    )
     signal.signal(signal.SIGTERM, runner.drain)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # the worker ends with the master
     runner.run()
 
 
-def _answer(descriptor: int, port: int) -> None:
-    with open(descriptor, "w") as line:
-        print(port, file=line)
+def _settings(slots: int) -> Settings:
+    return Settings(slots=slots, name="local", drain_timeout=0.1)
+
+
+def _write(descriptor: int, line: str) -> None:
+    with open(descriptor, "w") as lines:
+        print(line, file=lines)
 
 
 def _stop_at_end_of_input(worker: int, stop_master: Callable[[], None]) -> None:

@@ -5,7 +5,6 @@ else looks at the environment. A bad value raises ``SettingsError`` before anyth
 """
 
 import contextlib
-import difflib
 import os
 import re
 import secrets
@@ -182,6 +181,8 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     warnings = []
     for name in sorted(environ):
         if name.startswith("MULTIHOST_") and name not in known:
+            import difflib  # here, since it is seldom wanted and each program that starts would wait for it
+
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
             warnings.append(f"{name} is not a setting of multihost and was ignored; did you mean {near}?")
     return warnings

@@ -6,7 +6,7 @@
 The core's own leaves are ``children``, ``limits``, ``relays`` and ``unrecorded``; of the child, ``backlog``, ``chunk``,
 ``coroutines``, ``door``, ``interrupts``, ``memory``, ``outbox``, ``output``, ``scratch``, ``sources`` and ``tail``.
 Between the fork server, which ``fork_server`` starts and which imports ``preloaded``, and each child stands a
-``warden``, which tells how that ended.
+``warden``, which tells how that ended. In a cluster inside one machine the fork server is a fork, by ``forks``.
 
 The main process never imports or runs what clients send; its children do.
 """

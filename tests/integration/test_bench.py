@@ -1,5 +1,6 @@
 """The benchmarks still run: the smallest possible run, of a cluster and of the local pool."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import multihost
 from cluster import Cluster
+from programs import compile_sources
 from reports import Plan
 from scale import light_workers, pool_of, submitted, times_sent
 from suite import Suite
@@ -48,6 +51,13 @@ def test_a_system_that_cannot_be_started_is_a_row_that_says_why(
     suite.run()
     assert "no_such_module" in suite.rows["ghost"].absent
     assert suite.rows["pool"].median("one by one")
+
+
+def test_what_is_measured_is_compiled() -> None:
+    bytecode = Path(importlib.util.cache_from_source(multihost.__file__))
+    bytecode.unlink(missing_ok=True)
+    compile_sources()
+    assert bytecode.exists()
 
 
 def test_light_workers_answer_every_task() -> None:

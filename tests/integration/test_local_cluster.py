@@ -111,3 +111,48 @@ def test_the_key_of_a_local_cluster_stands_in_no_environment_or_argument(cluster
         seen = Path(f"/proc/{pid}/environ").read_bytes() + Path(f"/proc/{pid}/cmdline").read_bytes()
         assert key not in seen
     program.kill()
+
+
+def test_the_key_of_a_local_cluster_is_in_the_memory_of_master_and_worker_alone(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    mark = tmp_path / "started"
+    body = (
+        "pool = multihost.Pool()\nkey = pool._member._local.authkey\nprint('key', key.decode(), flush=True)\n"
+        f"pool.apply(nap, ['{mark}'])"
+    )
+    program = start(cluster, tmp_path, body)
+    wait_until(mark.exists, "the task ran")
+    key = program.log().split("key ")[1].split()[0].encode()
+    processes = program.descendants()
+    assert len(processes) >= 6  # master, worker, resource tracker, fork server, warden, child
+    assert sum(key in memory_of(pid) for pid in processes) == 2
+    program.kill()
+
+
+def memory_of(pid: int) -> bytes:
+    """All that a process may write to."""
+    content = []
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            addresses, rights, *_ = line.split(" ")
+            low, high = (int(address, 16) for address in addresses.split("-"))
+            if rights.startswith("rw"):
+                memory.seek(low)
+                content.append(memory.read(high - low))
+    return b"".join(content)
+
+
+def test_logging_in_a_task_is_as_in_a_fresh_process(cluster: Cluster, tmp_path: Path) -> None:
+    program = script(tmp_path, "with multihost.Pool() as pool:\n    print('handlers', pool.apply(handlers))")
+    text = "import logging\ndef handlers():\n    return logging.root.handlers, logging.root.level\nif __name__"
+    program.write_text(program.read_text().replace("if __name__", text, 1))
+    assert "handlers ([], 30)" in run(cluster, program)
+
+
+def test_a_pool_whose_local_cluster_was_killed_closes(cluster: Cluster, tmp_path: Path) -> None:
+    body = (
+        "import os, signal\npool = multihost.Pool()\nprocess = pool._member._local._process\n"
+        "os.kill(process.pid, signal.SIGKILL)\npool.terminate()\nprint('ended by', process.returncode)"
+    )
+    assert f"ended by {-signal.SIGKILL}" in run(cluster, script(tmp_path, body))
