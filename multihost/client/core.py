@@ -208,9 +208,9 @@ class ClientCore:
         for function_id in self._values.ended(task.values) if task.values else ():
             self._blobs.ended(function_id)
 
-    def shared(self, places: Places) -> Places:
-        """Those of a call's large values that are to travel with its function."""
-        return self._values.shared(places)
+    def shared(self, function_id: str, places: Places) -> Places:
+        """Those of a call's large values that are to travel with this function."""
+        return self._values.shared(function_id, places)
 
     def bound(self, function_id: str, places: Places) -> list[Blob] | None:
         """The blobs of a function that is bound to these values, if a task has them so."""

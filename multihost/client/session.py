@@ -178,7 +178,7 @@ class Session:
         """Those of a call's large values that are shared, with the function's id, and the function bound to them."""
         function_id = function.blobs[-1].blob_id
         with self._lock:
-            shared = self._core.shared(values)
+            shared = self._core.shared(function_id, values)
             blobs = self._core.bound(function_id, shared) if shared else None
         if not shared:
             return None

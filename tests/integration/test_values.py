@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import multihost
-from multihost.client import session
+from multihost.client import session, values
 from multihost.client.core import ClientCore
 from multihost.client.values import AT_ONCE_BYTES
 from multihost.payload import Places
@@ -83,7 +83,8 @@ def test_a_value_that_the_calls_of_a_starmap_share_travels_twice(shared_cluster:
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What would be shared from the second call on is shared from the first on."""
+    """What would be shared from the second call on is shared from the first on, and whatever came before."""
+    monkeypatch.setattr(values, "_ENOUGH", 1_000_000)
     monkeypatch.setattr(session, "ClientCore", partial(ClientCore, at_once_bytes=MEGABYTE))
 
 

@@ -388,7 +388,7 @@ BOUND = [ARCHIVE, replace(HUGE[0], passing=True)]
 def bind(client: ClientCore, *values: bytes) -> int:
     """Add a task whose function is bound to these values, which others have already; its number."""
     places: Places = dict(enumerate(values))
-    assert client.shared(places) == places
+    assert client.shared(F.blob_id, places) == places
     assert client.bound(F.blob_id, places) is None
     return client.add(BOUND, {}, b"x", values=values, bound=(F.blob_id, places))
 
@@ -398,12 +398,12 @@ def test_value_is_shared_as_long_as_a_task_has_it_that_has_not_ended(client: Cli
     first = client.add(CODE_OF_F, {}, b"x", values=(value,))
     batch(client)
     second = client.add(CODE_OF_F, {}, b"x", values=(value,))
-    assert client.shared({0: value, 1: b"other", "key": value}) == {0: value, "key": value}
-    assert client.shared({0: equal}) == {}
+    assert client.shared(F.blob_id, {0: value, 1: b"other", "key": value}) == {0: value, "key": value}
+    assert client.shared(F.blob_id, {0: equal}) == {}
     client.finished(first, 1)
-    assert client.shared({0: value})
+    assert client.shared(F.blob_id, {0: value})
     assert client.withdraw([second]) == [second]
-    assert client.shared({0: value}) == {}
+    assert client.shared(F.blob_id, {0: value}) == {}
 
 
 def test_function_is_bound_to_the_same_values_at_the_same_places_once(client: ClientCore) -> None:
@@ -433,12 +433,12 @@ def test_bound_function_is_released_with_the_last_task_that_has_its_value(client
 
 def test_very_large_value_is_shared_from_its_first_task_on_and_goes_with_its_last() -> None:
     client, value = ClientCore(at_once_bytes=LARGE_BLOB_BYTES + 1), b"1" * (LARGE_BLOB_BYTES + 1)
-    assert client.shared({0: value[:-1]}) == {}
+    assert client.shared(F.blob_id, {0: value[:-1]}) == {}
     for number in (1, 2):
         said: list[Message] = []
         for _ in range(number):
             bind_once = client.bound(F.blob_id, {0: value}) is None
-            assert client.shared({0: value}) == {0: value}
+            assert client.shared(F.blob_id, {0: value}) == {0: value}
             client.add(BOUND, {}, b"x", values=(value,), bound=(F.blob_id, {0: value}))
             assert bind_once == (client.unsent == 1)
         said += batch(client)
@@ -454,7 +454,47 @@ def test_very_large_value_that_comes_once_is_not_bound_with_one_that_a_task_has(
     model, *parts = (bytes(bytearray(AT_ONCE_BYTES)) for _ in range(3))
     client.add(CODE_OF_F, {}, b"x", values=(model,))
     for part in parts:
-        assert client.shared({0: model, 1: part}) == {0: model}
+        assert client.shared(F.blob_id, {0: model, 1: part}) == {0: model}
+
+
+def given_once(client: ClientCore, *values: bytes) -> list[bool]:
+    """One task after another of F; which of their values are shared."""
+    shared = []
+    for value in values:
+        places = client.shared(F.blob_id, {0: value})
+        bound = blob(b"f" + value[:9], ARCHIVE)
+        code, binding = ([ARCHIVE, replace(bound, passing=True)], (F.blob_id, places)) if places else (CODE_OF_F, None)
+        number = client.add(code, {}, b"x", values=(value,), bound=binding)
+        batch(client)
+        client.finished(number, 1)
+        shared.append(bool(places))
+    return shared
+
+
+def test_values_that_come_once_to_a_function_are_not_shared_at_once_any_more_until_one_comes_again() -> None:
+    client = ClientCore(at_once_bytes=1)
+    values = [b"%d" % number for number in range(10)]
+    assert given_once(client, *values[:6]) == [True] * 4 + [False] * 2
+    assert client.shared(G.blob_id, {0: values[6]}), "another function may have others"
+    first = client.add(CODE_OF_F, {}, b"x", values=(values[6],))
+    places = client.shared(F.blob_id, {0: values[6]})
+    second = client.add(BOUND, {}, b"x", values=(values[6],), bound=(F.blob_id, places))
+    batch(client)
+    for sequence in (first, second):
+        client.finished(sequence, 1)
+    assert given_once(client, *values[7:9]) == [True] * 2
+
+
+def test_equal_values_do_not_count_as_such_that_come_once() -> None:
+    client = ClientCore(at_once_bytes=1)
+    for _ in range(6):
+        for value in [bytes(bytearray(b"equal")) for _ in range(2)]:
+            places = client.shared(F.blob_id, {0: value})
+            assert places
+            client.add(BOUND, {}, b"x", values=(value,), bound=(F.blob_id, places))
+        batch(client)
+        for sequence in [*client.pending]:
+            client.finished(sequence, 1)
 
 
 def test_large_functions_under_way_count_in_the_size_of_a_batch(client: ClientCore) -> None:
@@ -579,7 +619,7 @@ class Session(RuleBasedStateMachine):
         value = VALUES[which]
         for _ in range(count):
             blobs, content, binding = [ARCHIVE, code], CONTENTS[code.blob_id], None
-            if shared := self.client.shared({0: value}):
+            if shared := self.client.shared(code.blob_id, {0: value}):
                 content, binding = content + value, (code.blob_id, shared)
                 bound = [ARCHIVE, replace(blob(content, ARCHIVE), passing=True)]
                 blobs = self.client.bound(code.blob_id, shared) or bound
@@ -633,7 +673,8 @@ class Session(RuleBasedStateMachine):
                 self.work(3)
         assert self.seen == self.payloads
         assert not self.client.pending
-        assert not self.client._values._values
+        values = self.client._values
+        assert not any((values._values, values._bound, values._repeated))
         self.send()
         assert self.broker.count("blobs") <= 2, "a function stays that no task needs, besides the last one"
         self.broker.say(self.connection, *self.client.acknowledgement())
