@@ -63,6 +63,7 @@ SCALE_GOALS = (
     Goal("bytes a task in the client", most=700),
     Goal("times it left the client", most=1.1),
     Goal("times it left the master", most=2.2),
+    Goal("master's memory / payloads in flight", most=2),
     Goal("master's memory / 16 arguments of 10 MB", most=2),
     Goal("master's memory / 16 results of 10 MB", most=2),
     Goal("multihost, 1 worker with 2 slots: overtaken, s", most=0.1),

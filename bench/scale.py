@@ -4,16 +4,20 @@ python bench/scale.py [--only NAME,NAME] [--queue N] [--rounds N] [--json FILE]
 """
 
 import argparse
+import collections
 import contextlib
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO
+from unittest import mock
 
 import multihost
 import processes
@@ -25,6 +29,9 @@ from goals import scale_row
 from light import REPORT
 from machine import machine
 from measures import LARGE_BYTES, Effort, fairness
+from multihost.client import session
+from multihost.client.core import ClientCore
+from multihost.client.values import AT_ONCE_BYTES
 from peers import local_pool, multihost_cluster
 from system import System
 
@@ -34,6 +41,7 @@ _MANY_TASKS, _REPEATS, _IN_FLIGHT = 20_000, 200, 16
 _LEASED = 4 * REPORT  # from the head of the queue: of fewer, a pause of the machine's would be all that is seen
 _IDLE_SECONDS = 10.0
 _SMALL_VALUE, _LARGE_VALUE = 1_000_000, 100_000_000
+_ONCE_VALUE, _ONCE, _ONCE_IN_FLIGHT = 50_000_000, 50, 4
 _IMPORTS = 10
 
 Figures = dict[str, float]
@@ -97,6 +105,48 @@ def repeated_value(rounds: int, queue: int) -> Figures:
     return {f"{value}: times it left the client": client, f"{value}: times it left the master": master}
 
 
+def values_once(rounds: int, queue: int) -> Figures:
+    """What values cost that come but once, of a size that is shared at once, and if none were, in turns."""
+    values = [os.urandom(1_000_000) * (_ONCE_VALUE // 1_000_000) for _ in range(_ONCE_IN_FLIGHT + 2)]
+    thresholds = {"not shared": math.inf, "shared at once": AT_ONCE_BYTES}
+    found: dict[str, list[Figures]] = {name: [] for name in thresholds}
+    for name in [*thresholds] * rounds:
+        core = partial(ClientCore, at_once_bytes=thresholds[name])
+        with mock.patch.object(session, "ClientCore", core), Cluster(2) as cluster, pool_of(cluster) as pool:
+            submitted(pool, 100)
+            found[name].append(_each_once(cluster, pool, values))
+    value = f"{_ONCE_VALUE // 1_000_000} MB, {_ONCE} times another"
+    return {
+        f"{value}, {name}: {figure}": statistics.median(row[figure] for row in rows)
+        for name, rows in found.items()
+        for figure in rows[0]
+    }
+
+
+def _each_once(cluster: Cluster, pool: multihost.Pool, values: list[bytes]) -> Figures:
+    """A value comes again only when its last task has ended and it was let go of."""
+    roles = {**cluster.roles(), "client": [os.getpid()]}
+
+    def cpu_seconds() -> float:
+        return sum(processes.cpu_seconds(pid) for pids in roles.values() for pid in pids)
+
+    before, used, begun = processes.resident_bytes(cluster.master.pid), cpu_seconds(), time.perf_counter()
+    under_way: collections.deque[multihost.AsyncResult[int]] = collections.deque()
+    for number in range(_ONCE):
+        if len(under_way) == _ONCE_IN_FLIGHT:
+            under_way.popleft().get()
+        under_way.append(pool.apply_async(work.length, (values[number % len(values)],)))
+    while under_way:
+        under_way.popleft().get()
+    size = _ONCE * _ONCE_VALUE / 1e6
+    grown = processes.peak_bytes(cluster.master.pid) - before
+    return {
+        "MB/s": size / (time.perf_counter() - begun),
+        "CPU ms a MB": (cpu_seconds() - used) * 1e3 / size,
+        "master's memory / payloads in flight": grown / _ONCE_IN_FLIGHT / _ONCE_VALUE,
+    }
+
+
 def in_flight(rounds: int, queue: int) -> Figures:
     """How much the master's memory grows, at most, for large payloads that are all under way at once."""
     figures = {}
@@ -151,6 +201,7 @@ SCALES: dict[str, Callable[[int, int], Figures]] = {
     "idle workers": idle_workers,
     "long queue": long_queue,
     "repeated value": repeated_value,
+    "values once": values_once,
     "in flight": in_flight,
     "fairness": fair,
     "import": imports,

@@ -63,10 +63,10 @@ class Large:
     They are joined on their way: where a message is to hold them, a ``stand_in`` does.
     """
 
-    __slots__ = ("_parts", "_size")
+    __slots__ = ("_size", "parts")
 
     def __init__(self, parts: list[bytes]) -> None:
-        self._parts, self._size = parts, sum(map(len, parts))
+        self.parts, self._size = parts, sum(map(len, parts))
 
     def __len__(self) -> int:
         return self._size
@@ -79,8 +79,8 @@ class Large:
         try:
             room = _Room(-1, self._size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
         except OSError:  # a limit of addresses: memory may still be had
-            return pickle.PickleBuffer(b"".join(self._parts))
-        room.parts = self._parts
+            return pickle.PickleBuffer(b"".join(self.parts))
+        room.parts = self.parts
         return pickle.PickleBuffer(room)
 
 
@@ -122,11 +122,11 @@ class Function(NamedTuple):
         return positional, {name: self.places.get(name, value) for name, value in kwds.items()}
 
 
-def bind(definition: bytes, places: Places) -> bytes:
+def bind(definition: bytes, places: Places) -> Large:
     """The definition of the same function with some of its arguments."""
     values = dumps_large(places)
-    parts = values._parts if isinstance(values, Large) else [values]
-    return b"".join([_BOUND, b"%d\n" % len(definition), definition, *parts])
+    parts = values.parts if isinstance(values, Large) else [values]
+    return Large([_BOUND, b"%d\n" % len(definition), definition, *parts])
 
 
 def without(places: Places, args: Iterable[object], kwds: dict[str, object]) -> tuple[Any, dict[str, Any]]:
@@ -295,11 +295,12 @@ def _text_of(error: BaseException) -> str:
         return f"<no text: str() of it raised {type(reason).__name__}>"
 
 
-def content_id(content: bytes, needs: tuple[str, ...] = ()) -> str:
+def content_id(content: bytes | Large, needs: tuple[str, ...] = ()) -> str:
     """The name of a blob: the same content (with the same needs) has the same name everywhere."""
     # The needs go first and their line ends, so that no other content can have them as its own last bytes.
     digest = hashlib.sha256(" ".join(needs).encode() + b"\n")
-    digest.update(content)
+    for part in content.parts if isinstance(content, Large) else [content]:
+        digest.update(part)
     return digest.hexdigest()
 
 

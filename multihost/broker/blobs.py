@@ -72,6 +72,10 @@ class BlobStore:
         """The bytes of its content."""
         return len(self._blobs[blob_id].content)
 
+    @property
+    def size_of_all(self) -> int:
+        return sum(len(blob.content) for blob in self._blobs.values())
+
     def hold(self, holder: str, blob_ids: Iterable[str]) -> None:
         """Keep what is here for somebody else, too."""
         for blob_id in blob_ids:

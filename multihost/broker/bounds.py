@@ -25,7 +25,7 @@ class Bounds:
     """
 
     tasks: int = 1_000_000  # that have not ended
-    task_bytes: int = 2 * 1024**3  # of their arguments; the last one taken may go beyond it
+    task_bytes: int = 2 * 1024**3  # of their arguments and large functions; the last one taken may go beyond it
     sessions: int = 10_000  # of programs
     # Of what waits for programs that are away; beyond it, no more of their tasks are leased.
     result_bytes: int = 1024**3

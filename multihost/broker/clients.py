@@ -7,7 +7,7 @@ from multihost.broker.events import Effect, Note, Send
 from multihost.broker.ledger import Ledger
 from multihost.broker.members import Link, Row, Session
 from multihost.errors import ClusterFull, ProtocolError, TaskExpired
-from multihost.payload import LARGE_BLOB_BYTES, content_id, dump_error
+from multihost.payload import content_id, dump_error
 
 # What a collector is sent at once, unless it is a single chunk.
 _MOST_BYTES, _MOST_ROWS = 1024 * 1024, 1000
@@ -21,7 +21,6 @@ class Clients:
 
     def __init__(self, ledger: Ledger, bounds: Bounds) -> None:
         self.by_link: dict[Link, Session] = {}
-        self.large_bytes = LARGE_BLOB_BYTES
         self._ledger, self._bounds = ledger, bounds
         # Those of which a submit was refused, and whether they know: then they wait to hear of room, and until then
         # nothing is taken. What they had sent meanwhile must not overtake what was refused.
@@ -56,7 +55,7 @@ class Clients:
         if not all(self._has(session, need) for need in needs):
             raise ProtocolError("a blob needs another one that was not sent before it")
         # What is small, a program keeps for all the sessions that its tasks open, one after another.
-        holder = session.session_id if len(content) >= self.large_bytes else session.family
+        holder = session.session_id if len(content) >= self._ledger.large_bytes else session.family
         self._ledger.keep(holder, blob_id, content, needs)
         return []
 
@@ -100,7 +99,7 @@ class Clients:
             first, payloads = first + known, payloads[known:]
         if self._refused.get(link) is False:
             return []
-        payloads, full = self._taken(session, payloads)
+        payloads, full = self._taken(session, function_id, payloads)
         effects: list[Effect] = []
         if payloads and self._ledger.submit(session.session_id, first, function_id, plain, payloads, now).labels:
             effects = self.tell_lacking([session], workers)
@@ -115,11 +114,14 @@ class Clients:
             self._refused[link] = True
         return []
 
-    def _taken(self, session: Session, payloads: list[bytes]) -> tuple[list[bytes], ClusterFull | None]:
+    def _taken(
+        self, session: Session, function_id: str, payloads: list[bytes]
+    ) -> tuple[list[bytes], ClusterFull | None]:
         """Those of a submit's tasks for which there is room, and why the others are not taken."""
         if session.nested:
             return payloads, None
-        tasks, task_bytes = self._ledger.unfinished, self._ledger.task_bytes
+        # Its function is here, with its shared values, whether they are taken or not.
+        tasks, task_bytes = self._ledger.unfinished, self._ledger.bytes_beside(function_id)
         if self._bounds.full(tasks + len(payloads) - 1, task_bytes + sum(map(len, payloads)) - 1) is None:
             return payloads, None  # nearly always; a submit may have thousands
         for number, payload in enumerate(payloads):
@@ -130,7 +132,7 @@ class Clients:
 
     def tell_room(self) -> list[Effect]:
         """Tell those of which something was refused that there is room again."""
-        if not self._refused or not self._bounds.roomy(self._ledger.unfinished, self._ledger.task_bytes):
+        if not self._refused or not self._bounds.roomy(self._ledger.unfinished, self._ledger.bytes_beside("")):
             return []
         waiting = [link for link, knows in self._refused.items() if knows]
         for link in waiting:

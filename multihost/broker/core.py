@@ -147,8 +147,8 @@ class BrokerCore:
         return chain(queues, snapshot(self._ledger))
 
     def held_bytes(self) -> int:
-        """The bytes of payloads and outcomes that are held, which a snapshot would tell of."""
-        return self._ledger.task_bytes + self._ledger.result_bytes
+        """The bytes of payloads, blobs and outcomes that are held, which a snapshot would tell of."""
+        return self._ledger.task_bytes + self._ledger.blobs.size_of_all + self._ledger.result_bytes
 
     def replay(self, name: str, *args: Any) -> None:
         """Do again what a record says, in a core that has handled nothing yet."""

@@ -79,7 +79,7 @@ class Figures:
             "memory": {
                 "task_bytes": ledger.task_bytes,
                 "result_bytes": ledger.result_bytes,
-                "blob_bytes": sum(len(blob.content) for _, blob in ledger.blobs.all()),
+                "blob_bytes": ledger.blobs.size_of_all,
                 "dead_letter_bytes": ledger.letters.size_bytes,
             },
             "sessions": [self._session(session) for session in ledger.sessions.values()],

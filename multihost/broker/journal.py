@@ -83,8 +83,8 @@ class Journal(Protocol):
         """Whether the journal has grown to twice its size after the last compaction, and more.
 
         Of small things 8 MiB are enough. Of large ones it is 64 MiB, and sixteen times what is ``held`` now (the bytes
-        of payloads and outcomes that a compaction would write again), from 256 MiB on four times. That is only asked
-        after each MiB.
+        of payloads, blobs and outcomes that a compaction would write again), from 256 MiB on four times. That is only
+        asked after each MiB.
         """
 
     def compact(self, snapshot: Iterable[list[Record]]) -> Iterator[None]:

@@ -21,6 +21,7 @@ from multihost.broker.members import Row, Session
 from multihost.broker.ready import ReadyQueue
 from multihost.broker.records import Record
 from multihost.broker.tasks import PLAIN, Task, TaskEvent, TaskOptions
+from multihost.payload import LARGE_BLOB_BYTES
 from multihost.wire.messages import CANCELLED, PART
 
 # How a task ends, as settled rows name it; of one that is dead, its client is told an error.
@@ -76,7 +77,10 @@ class Ledger:
         self.blobs = BlobStore()
         self.letters = LetterBox(self.blobs)
         self.counts = dict.fromkeys(COUNTS, 0)
+        self.large_bytes = LARGE_BLOB_BYTES
         self.task_bytes = 0  # of the payloads of tasks that have not ended
+        self._needing: dict[str, int] = {}  # of each large function: how many of these tasks need it
+        self.function_bytes = 0  # of these functions
         self.records: list[Record] = []
 
     def forget_counts(self) -> None:
@@ -93,6 +97,11 @@ class Ledger:
     def result_bytes(self) -> int:
         """Of outcomes that their programs have not acknowledged."""
         return sum(session.result_bytes for session in self.sessions.values())
+
+    def bytes_beside(self, function_id: str) -> int:
+        """Of all tasks that have not ended, and their large functions, but for this one."""
+        counted = self.blobs.size(function_id) if function_id in self._needing else 0
+        return self.task_bytes + self.function_bytes - counted
 
     def functions_used(self, family: str) -> set[str]:
         """The ids of the functions of all tasks that have not ended, of a program and its tasks."""
@@ -158,7 +167,7 @@ class Ledger:
         for task in tasks:
             task.apply(TaskEvent.DROPPED)
             self.expiring.discard(task)
-            self.task_bytes -= len(task.payload)
+            self._weigh_off(task)
         self.counts["cancelled"] += len(tasks)
         ended.unused = {blob_id for name in sorted(names) for blob_id in self.blobs.release(name)}
         return ended
@@ -230,7 +239,7 @@ class Ledger:
             self.ready.extend(session_id, tasks)
         self.counts["submitted"] += len(tasks)
         session.counts["submitted"] += len(tasks)
-        self.task_bytes += sum(map(len, payloads))
+        self.weigh(function_id, payloads)
         return options
 
     @command
@@ -418,6 +427,23 @@ class Ledger:
 
     # --- the rules ---------------------------------------------------------------------------------------------
 
+    def weigh(self, function_id: str, payloads: list[bytes]) -> None:
+        """There are more tasks of a function: count their bytes, and its own once."""
+        self.task_bytes += sum(map(len, payloads))
+        if payloads and (size := self.blobs.size(function_id)) >= self.large_bytes:
+            if function_id not in self._needing:
+                self._needing[function_id] = 0
+                self.function_bytes += size
+            self._needing[function_id] += len(payloads)
+
+    def _weigh_off(self, task: Task) -> None:
+        self.task_bytes -= len(task.payload)
+        if (needing := self._needing.get(task.function_id)) is not None:
+            self._needing[task.function_id] = needing - 1
+            if needing == 1:
+                del self._needing[task.function_id]
+                self.function_bytes -= self.blobs.size(task.function_id)
+
     def _lease(self, worker: str, tasks: list[Task]) -> int:
         for task in tasks:
             task.apply(TaskEvent.GRANTED)
@@ -441,7 +467,7 @@ class Ledger:
         name = _COUNT[event]
         self.counts[name] += 1
         session.counts[name] += 1
-        self.task_bytes -= len(task.payload)
+        self._weigh_off(task)
         row = session.outcomes[task.sequence] = (task.sequence, kind, content, whence)
         session.result_bytes += len(content)
         return row

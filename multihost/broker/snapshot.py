@@ -154,7 +154,7 @@ def _tasks(
                 ledger.expiring.add(task)
         tasks.append(task)
     ledger.ready.extend(session_id, tasks)
-    ledger.task_bytes += sum(len(task.payload) for task in tasks)
+    ledger.weigh(function_id, [task.payload for task in tasks])
 
 
 def _lease(ledger: Ledger, worker: str, token: int, session_id: str, sequence: int, in_process: bool) -> None:

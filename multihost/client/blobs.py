@@ -63,6 +63,12 @@ class Blobs:
             while len(self._idle) > 1 and sum(self._idle.values()) > self._kept_bytes:
                 self._let_go(next(iter(self._idle)))
 
+    def large_unsent(self, function_id: str) -> int:
+        """The size of this function, if it is large and the master lacks it."""
+        if function_id not in self._uses or function_id in self._sent:
+            return 0
+        return len(self._blobs[function_id].content)
+
     def messages_of(self, function_id: str) -> list[Message]:
         """What the master lacks of a function and its needs."""
         messages: list[Message] = []
@@ -70,7 +76,8 @@ class Blobs:
             if blob_id not in self._sent and blob_id not in self._inherited:
                 self._sent.add(blob_id)
                 blob = self._blobs[blob_id]
-                messages.append(("blob", blob.blob_id, blob.content, blob.needs))
+                content = blob.content if isinstance(blob.content, bytes) else blob.content.stand_in()
+                messages.append(("blob", blob.blob_id, content, blob.needs))
         return messages
 
     def releases(self) -> list[Message]:

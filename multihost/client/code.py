@@ -44,7 +44,7 @@ class Blob:
     """Content to be sent once; ``needs`` are the ids of the blobs that go before it."""
 
     blob_id: str
-    content: bytes
+    content: bytes | payload.Large
     needs: tuple[str, ...] = ()
     passing: bool = False  # of use to the tasks that there are, and not again
 
@@ -116,6 +116,7 @@ class CodeBook:
         Raises: TaskTooLarge.
         """
         *needs, function = blobs
+        assert isinstance(function.content, bytes)  # it is bound to nothing yet
         content = payload.bind(function.content, places)
         return [*needs, replace(self._blob("a function", content, function.needs), passing=True)]
 
@@ -137,7 +138,7 @@ class CodeBook:
             self._archives = [self._blob("the program's own source code", content)] if files else []
             self._fingerprint = fingerprint
 
-    def _blob(self, what: str, content: bytes, needs: tuple[str, ...] = ()) -> Blob:
+    def _blob(self, what: str, content: bytes | payload.Large, needs: tuple[str, ...] = ()) -> Blob:
         if len(content) > self._max_bytes:
             raise TaskTooLarge(what, len(content), self._max_bytes)
         return Blob(payload.content_id(content, needs), content, needs)

@@ -12,7 +12,7 @@ from itertools import count
 
 from multihost.client.blobs import KEPT_BYTES, Blobs
 from multihost.client.code import Blob
-from multihost.client.values import Values
+from multihost.client.values import AT_ONCE_BYTES, Values
 from multihost.payload import LARGE_BLOB_BYTES, Large, Places
 from multihost.wire.messages import Message
 
@@ -44,11 +44,12 @@ class ClientCore:
     )  # ids of the blobs that the master has from the program, if this is a task's
     large_bytes: int = LARGE_BLOB_BYTES  # this and the next as for ``Blobs``
     kept_bytes: int = KEPT_BYTES
+    at_once_bytes: float = AT_ONCE_BYTES  # as for ``Values``
     pending: dict[int, Pending] = field(default_factory=dict)  # by sequence number, rising
     _numbers: Iterator[int] = field(default_factory=count)
     _unsent: OrderedDict[int, None] = field(default_factory=OrderedDict)  # numbers, those to send first in front
     _blobs: Blobs = field(init=False)
-    _values: Values = field(default_factory=Values)
+    _values: Values = field(init=False)
     full: bool = False  # whether the master takes no more, until it says otherwise
     _heard: bool = False  # that it is full: it is to be told so
     _awaited: int = -1  # the highest number in the batches that are not accepted yet; -1: none is under way
@@ -65,6 +66,7 @@ class ClientCore:
 
     def __post_init__(self) -> None:
         self._blobs = Blobs(self.inherited, self.large_bytes, self.kept_bytes)
+        self._values = Values(self.at_once_bytes)
 
     def add(
         self,
@@ -75,15 +77,19 @@ class ClientCore:
         patient: bool = False,
         called_at: float = 0.0,
         values: tuple[bytes, ...] = (),
+        bound: tuple[str, Places] | None = None,
     ) -> int:
         """A new task of the function that is the last of ``blobs``; its sequence number.
 
         ``since`` is when the call was made, on the clock of ``next_batch``, for options that count from then on;
-        ``called_at`` is kept with it, for whoever wants to know. ``values`` are large ones among its arguments.
+        ``called_at`` is kept with it, for whoever wants to know. ``values`` are large ones among its arguments;
+        ``bound`` is which function the last of ``blobs`` is, with which of them.
         """
         self._blobs.use(blobs)
         if values:
             self._values.use(values)
+            if bound is not None and self._values.bind(*bound, blobs):
+                self._blobs.use(blobs)
         sequence = next(self._numbers)
         self.pending[sequence] = Pending(blobs[-1].blob_id, options, payload, since, patient, called_at, values)
         self._unsent[sequence] = None
@@ -205,18 +211,13 @@ class ClientCore:
         for function_id in self._values.ended(task.values) if task.values else ():
             self._blobs.ended(function_id)
 
-    def shared(self, places: Places) -> Places:
-        """Those of a call's large values that a task has which has not ended."""
-        return self._values.shared(places)
+    def shared(self, function_id: str, places: Places) -> Places:
+        """Those of a call's large values that are to travel with this function."""
+        return self._values.shared(function_id, places)
 
     def bound(self, function_id: str, places: Places) -> list[Blob] | None:
-        """The blobs of a function that is bound to values that are shared, if that was done before."""
+        """The blobs of a function that is bound to these values, if a task has them so."""
         return self._values.bound(function_id, places)
-
-    def bind(self, function_id: str, places: Places, blobs: list[Blob]) -> None:
-        """Keep these blobs as long as a task has the values."""
-        if self._values.bind(function_id, places, blobs):
-            self._blobs.use(blobs)
 
     def released(self, blob_ids: list[str]) -> None:
         """The master has let go of these blobs, or needs them still for what we know to have ended."""
@@ -250,7 +251,8 @@ class ClientCore:
         while self._unsent and size < _MAX_BATCH_BYTES and tasks < _MAX_BATCH_TASKS:
             sequence = next(iter(self._unsent))
             task = self.pending[sequence]
-            if tasks and size + len(task.payload) > _MAX_BATCH_BYTES:
+            weight = len(task.payload) + self._blobs.large_unsent(task.function_id)
+            if tasks and size + weight > _MAX_BATCH_BYTES:
                 break
             del self._unsent[sequence]
             last = sequence
@@ -269,7 +271,7 @@ class ClientCore:
                 messages.append(("submit", first, function_id, said, payloads))
             payload = task.payload
             payloads.append(payload if isinstance(payload, bytes) else payload.stand_in())
-            size += len(payload)
+            size += weight
             tasks += 1
         self._lone = self._awaited < 0 and tasks == 1
         self._awaited = last

@@ -1,15 +1,24 @@
-"""Which large values tasks have that have not ended: what a second task is given while the first has it, is shared.
+"""Which large values tasks have that have not ended, and which of them are shared.
 
-Then it travels with the function, as a ``partial`` would have it, and so once to each process. A value that comes but
-once is neither hashed nor copied for that.
+What is shared travels with the function, as a ``partial`` would have it, and so once to each process. A value is shared
+that a second task is given while the first has it; a very large one is from the first task on, unless those that the
+function was given before came but once.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from multihost.client.code import Blob
 from multihost.payload import LARGE_BLOB_BYTES, Places
+
+# From this size on a value is shared at once. That costs 1.2 ms for each megabyte, for client and master hash it, and
+# spares 4 to 8 ms for each further task that has it, or an equal one: smaller values are more often many and different.
+AT_ONCE_BYTES = 32 * 1024 * 1024
+# After so many in a row that came once, a function's next one is hashed only when a second task has it. With fewer, a
+# call to warm up would make the next value leave twice; each more costs that hash once.
+_ENOUGH = 4
 
 
 def large_values(args: Iterable[object], kwds: dict[str, object]) -> Places:
@@ -38,25 +47,44 @@ class _Value:
 class Values:
     """See the module."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_once_bytes: float = AT_ONCE_BYTES) -> None:
+        self._at_once_bytes = at_once_bytes
         self._values: dict[int, _Value] = {}
+        self._bound: Counter[str] = Counter()  # how often each bound function is remembered: equal values are one
+        self._repeated: set[str] = set()  # those of them that more than one task had
+        self._once: Counter[str] = Counter()  # by function: how many in a row had one
 
-    def shared(self, places: Places) -> Places:
-        """Those of these values that a task has already."""
-        return {place: value for place, value in places.items() if id(value) in self._values}
+    def shared(self, function_id: str, places: Places) -> Places:
+        """Those of these values that a task has already; where none is, those that are shared at once.
+
+        Not both: what is bound together goes together, and a value that comes once would take along the one that many
+        calls have.
+        """
+        known = {place: value for place, value in places.items() if id(value) in self._values}
+        if known or self._once[function_id] >= _ENOUGH:
+            return known
+        return {place: value for place, value in places.items() if len(value) >= self._at_once_bytes}
 
     def bound(self, function_id: str, places: Places) -> list[Blob] | None:
         """The blobs of a function with these values, if it was bound to them before."""
-        for known_id, known, blobs in self._values[_first(places)].bound:
+        if (value := self._values.get(_first(places))) is None:
+            return None
+        for known_id, known, blobs in value.bound:
             if known_id == function_id and known.keys() == places.keys() and all(known[p] is places[p] for p in known):
                 return blobs
         return None
 
     def bind(self, function_id: str, places: Places, blobs: list[Blob]) -> bool:
-        """Remember what it is bound as, as long as a task has the first value; whether one has it still."""
-        if (value := self._values.get(_first(places))) is not None:
-            value.bound.append((function_id, places, blobs))
-        return value is not None
+        """A task has these, bound so; remember that as long as one has the first value. Whether it is new."""
+        value, bound_id = self._values[_first(places)], blobs[-1].blob_id
+        if value.uses > 1 or bound_id in self._bound:
+            self._repeated.add(bound_id)
+            self._once.pop(function_id, None)
+        if self.bound(function_id, places) is not None:
+            return False
+        value.bound.append((function_id, places, blobs))
+        self._bound[bound_id] += 1
+        return True
 
     def use(self, values: Iterable[bytes]) -> None:
         """A task has these."""
@@ -70,9 +98,19 @@ class Values:
             known = self._values[id(value)]
             known.uses -= 1
             if not known.uses:
-                forgotten += [blobs[-1].blob_id for _, _, blobs in known.bound]
+                forgotten += [self._forget(function_id, blobs[-1].blob_id) for function_id, _, blobs in known.bound]
                 del self._values[id(value)]
         return forgotten
+
+    def _forget(self, function_id: str, bound_id: str) -> str:
+        self._bound[bound_id] -= 1
+        if not self._bound[bound_id]:
+            del self._bound[bound_id]
+            if bound_id in self._repeated:
+                self._repeated.remove(bound_id)
+            else:
+                self._once[function_id] += 1
+        return bound_id
 
 
 def _first(places: Places) -> int:

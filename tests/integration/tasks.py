@@ -57,6 +57,27 @@ def length_of(number: int, value: bytes) -> tuple[int, int]:
     return len(value), number
 
 
+def sleepy_length(value: bytes, number: int) -> tuple[int, int]:
+    """Long enough for several to be under way at any time."""
+    time.sleep(0.01)
+    return len(value), number
+
+
+def write_length(path: Path, value: bytes) -> None:
+    path.write_text(str(len(value)))
+
+
+def resident_bytes(pid: int | None = None) -> int:
+    """The memory of a process, this one if none is named."""
+    return int(Path(f"/proc/{pid or os.getpid()}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def resident_with(value: bytes) -> int:
+    """The memory of the process, while it has a large value."""
+    assert value[:4] == value[-4:]
+    return resident_bytes()
+
+
 def given(*args: object, **kwds: object) -> object:
     """Its arguments; a single one as it is."""
     return args[0] if len(args) == 1 and not kwds else (args, kwds)

@@ -1,14 +1,17 @@
 """Large values that many calls share: how often they travel, and when they are let go of."""
 
+import os
 import traceback
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 import multihost
-from multihost.client import session
+from multihost.client import session, values
 from multihost.client.core import ClientCore
+from multihost.client.values import AT_ONCE_BYTES
 from multihost.payload import Places
 from tests.integration import tasks
 from tests.integration.cluster import Cluster, wait_until
@@ -76,6 +79,116 @@ def test_a_value_that_the_calls_of_a_starmap_share_travels_twice(shared_cluster:
         told = pool.starmap(tasks.length_of, [(number, value) for number in range(40)], chunksize=4)
         assert told == [(len(value), number) for number in range(40)]
         assert pool.statistics().sent.bytes < 3 * len(value)
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would be shared from the second call on is shared from the first on, and whatever came before."""
+    monkeypatch.setattr(values, "_ENOUGH", 1_000_000)
+    monkeypatch.setattr(session, "ClientCore", partial(ClientCore, at_once_bytes=MEGABYTE))
+
+
+def test_a_very_large_value_leaves_the_program_once(shared_cluster: Cluster) -> None:
+    value = bytes(bytearray(AT_ONCE_BYTES))
+    with shared_cluster.pool() as pool:
+        results = [pool.apply_async(tasks.length, (value, None), {"number": number}) for number in range(100, 120)]
+        assert [result.get(30) for result in results] == [(len(value), number) for number in range(100, 120)]
+        assert pool.statistics().sent.bytes < 1.1 * len(value)
+
+
+@pytest.mark.usefixtures("eager")
+def test_very_large_values_that_are_equal_leave_the_program_once(shared_cluster: Cluster) -> None:
+    with shared_cluster.pool() as pool:
+        results = [pool.apply_async(tasks.size, (bytes(bytearray(2 * MEGABYTE)),)) for _ in range(20)]
+        assert [result.get(30) for result in results] == [2 * MEGABYTE] * 20
+        assert pool.statistics().sent.bytes < 10 * MEGABYTE  # some of them may have ended before others began
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_very_large_value_that_the_calls_of_a_starmap_share_travels_once(shared_cluster: Cluster) -> None:
+    value = bytes(bytearray(2 * MEGABYTE))
+    with shared_cluster.pool() as pool:
+        told = pool.starmap(tasks.length_of, [(number, value) for number in range(40)], chunksize=4)
+        assert told == [(len(value), number) for number in range(40)]
+        assert pool.statistics().sent.bytes < 1.1 * len(value)
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_call_that_cannot_be_pickled_takes_no_other_of_its_chunk_along_whatever_they_share(
+    shared_cluster: Cluster, tmp_path: Path
+) -> None:
+    value, paths = bytes(MEGABYTE), [tmp_path / name for name in "abc"]
+    rows = [(paths[0], value), (tasks.unpicklable_argument(), value), (paths[1], value), (paths[2], value)]
+    with shared_cluster.pool() as pool:
+        with pytest.raises(TypeError, match="pickle"):
+            pool.starmap(tasks.write_length, rows, chunksize=4)
+        assert [path.read_text() for path in paths] == [str(MEGABYTE)] * 3
+
+
+@pytest.mark.usefixtures("eager")
+def test_very_large_values_that_come_once_are_let_go_of_everywhere_when_their_tasks_have_ended(
+    cluster: Cluster,
+) -> None:
+    size, calls, at_a_time = 4 * MEGABYTE, 50, 2
+    cluster.start_master()
+    worker = cluster.start_worker(slots=1)
+    with cluster.pool() as pool:
+
+        def run(count: int) -> list[int]:
+            """Growing memory of the child, as the tasks see it."""
+            seen: list[int] = []
+            under_way: list[multihost.AsyncResult[int]] = []
+            for number in range(count):
+                under_way.append(pool.apply_async(tasks.resident_with, (number.to_bytes(4, "big") * (size // 4),)))
+                if len(under_way) == at_a_time:
+                    seen.append(under_way.pop(0).get(30))
+            return seen + [result.get(30) for result in under_way]
+
+        pids = [cluster.master.pid, worker.pid, os.getpid()]
+        child = max(run(10))
+        before = [tasks.resident_bytes(pid) for pid in pids]
+        assert max(run(calls)) < child + 4 * size
+        wait_until(lambda: cluster.statistics()["blobs"] <= 2, "they are gone")
+        grown = [tasks.resident_bytes(pid) - then for pid, then in zip(pids, before, strict=True)]
+        assert max(grown) < 6 * size, "of fifty"
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("name", ["lasting", "cluster"])
+def test_tasks_that_share_a_very_large_value_go_on_after_the_master_was_killed(
+    request: pytest.FixtureRequest, name: str
+) -> None:
+    found: Cluster = request.getfixturevalue(name)
+    found.start_master()
+    found.start_worker()
+    value = bytes(bytearray(2 * MEGABYTE))
+    with found.pool() as pool:
+        results = [pool.apply_async(tasks.sleepy_length, (value, number)) for number in range(100)]
+        for _ in range(2):
+            wait_until(lambda: found.statistics()["done"] > 10, "some have ended")
+            found.master.kill()
+            found.start_master()
+        assert [result.get(30) for result in results] == [(len(value), number) for number in range(100)]
+        wait_until(lambda: found.statistics()["blobs"] <= 2, "what was shared is gone")
+
+
+@pytest.mark.usefixtures("eager")
+def test_what_is_too_large_is_told_of_as_arguments_or_function_whatever_is_shared(cluster: Cluster) -> None:
+    cluster.start_master(MULTIHOST_MAX_PAYLOAD=str(2 * MEGABYTE))
+    cluster.start_worker()
+    closure = bytes(MEGABYTE // 2)
+    with cluster.pool() as pool:
+        for args in [(bytes(3 * MEGABYTE),), (bytes(MEGABYTE), bytes(bytearray(MEGABYTE)))]:
+            with pytest.raises(multihost.TaskTooLarge, match="the arguments of a task") as raised:
+                pool.apply(tasks.given, args)
+            assert "could not send a call of given" in raised.value.__notes__[0]
+        with pytest.raises(multihost.TaskTooLarge, match="a function"):
+            pool.apply(partial(tasks.given, bytes(3 * MEGABYTE)), (bytes(MEGABYTE),))
+        # Each may be sent, and not both as one.
+        assert pool.apply(partial(tasks.length, closure), (bytes(2 * MEGABYTE - 1000),)) == (
+            5 * MEGABYTE // 2 - 1000,
+            0,
+        )
 
 
 def test_a_value_that_comes_once_travels_as_an_argument(shared_cluster: Cluster) -> None:

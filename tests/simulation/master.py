@@ -45,7 +45,7 @@ class Memory:
 
     def start(self, now: float) -> BrokerCore:
         core = BrokerCore(self.lease_timeout, self.session_timeout, [], bounds=self.bounds, job_ttl=self.job_ttl)
-        core._clients.large_bytes = LARGE_BYTES
+        core._ledger.large_bytes = LARGE_BYTES
         return core
 
     def commit(self, core: BrokerCore) -> None:
@@ -66,7 +66,7 @@ class Journal:
 
     def start(self, now: float) -> BrokerCore:
         core = BrokerCore(self.lease_timeout, self.session_timeout, [], bounds=self.bounds, job_ttl=self.job_ttl)
-        core._clients.large_bytes = LARGE_BYTES
+        core._ledger.large_bytes = LARGE_BYTES
         for row in self.rows:
             for record in decode(row):
                 core.replay(*record)  # type: ignore[misc]

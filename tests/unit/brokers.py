@@ -330,6 +330,8 @@ def check_invariants(core: BrokerCore, restarted: bool = False) -> None:
 
     tasks = queued + [task for _, _, task in leased]
     assert (ledger.unfinished, ledger.task_bytes) == (len(tasks), sum(len(task.payload) for task in tasks))
+    functions = {name for task in tasks if ledger.blobs.size(name := task.function_id) >= ledger.large_bytes}
+    assert ledger.function_bytes == sum(map(ledger.blobs.size, functions))
 
     # None is lost from the counts.
     counts = core.statistics()

@@ -8,7 +8,7 @@ from multihost.broker.bounds import LEASES_PER_SLOT, MAX_SLOTS, Bounds
 from multihost.client.core import ClientCore
 from multihost.errors import ClusterFull, ProtocolError
 from multihost.options import PLAIN
-from tests.unit.brokers import Broker, check_replay, make_core
+from tests.unit.brokers import ARCHIVE, Broker, Function, check_replay, make_core
 from tests.unit.test_client_core import CODE_OF_F, NOW
 
 FULL = ("tasks", 3, "MULTIHOST_MAX_TASKS")
@@ -113,6 +113,27 @@ def test_bound_holds_over_a_restart_of_the_master() -> None:
     assert broker.core._ledger.task_bytes == 5
     broker.records += broker.core.take_records()
     check_replay(broker)
+
+
+def test_large_function_counts_once_as_long_as_a_task_needs_it() -> None:
+    broker = broker_with(task_bytes=100)
+    broker.core._ledger.large_bytes = 50
+    large = [Function(b"%d" % number * 120, (ARCHIVE,)) for number in range(2)]
+    client, worker = broker.client(), broker.worker(want=1)
+    for function in large:
+        broker.say(client, *function.messages)
+    broker.say(client, ("submit", 0, large[0].id, {}, [b"0", b"1"]), ("submit", 2, large[0].id, {}, [b"2"]))
+    assert said(broker, client) == [("accepted", 2), ("accepted", 3)], "its own size keeps no task of it out"
+    broker.say(client, ("submit", 3, large[1].id, {}, [b"3"]))
+    assert said(broker, client) == [("full", 3, "bytes of tasks", 100, "MULTIHOST_MAX_TASK_BYTES")]
+    broker.say(client, ("waits",))
+    for left in (2, 1, 0):
+        (grant,) = broker.grants(worker)
+        broker.settle(worker, grant.token)
+        broker.say(worker, ("want", 1))
+        told = [message[0] for message in said(broker, client)]
+        assert told == (["outcomes"] if left else ["outcomes", "room"])
+    assert broker.core._ledger.function_bytes == 0
 
 
 def test_session_beyond_the_bound_is_refused_and_nothing_of_it_stays() -> None:

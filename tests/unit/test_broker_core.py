@@ -250,6 +250,12 @@ def test_code_that_two_sessions_share_stays_until_both_have_ended(broker: Broker
     assert broker.count("blobs") == 0
 
 
+def test_blobs_are_part_of_what_a_compaction_of_the_journal_would_write(broker: Broker) -> None:
+    client = broker.client()
+    broker.submit(client, b"12345", function=SQUARE)
+    assert broker.core.held_bytes() == 5 + len(SQUARE.content) + len(ARCHIVE.content)
+
+
 def test_worker_is_told_to_drop_only_what_it_has(broker: Broker) -> None:
     client, idle = broker.client(), broker.worker()
     broker.submit(client, b"0")

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from multihost.client.code import Blob
 from multihost.client.core import ClientCore
+from multihost.client.values import AT_ONCE_BYTES
 from multihost.options import PLAIN
 from multihost.payload import LARGE_BLOB_BYTES, LARGE_BYTES, Places, content_id, dumps_large
 from multihost.wire.messages import Message, check_batch, encode
@@ -29,6 +30,7 @@ def blob(content: bytes, *needs: Blob) -> Blob:
 ARCHIVE = blob(b"archive")
 F, G = blob(b"f", ARCHIVE), blob(b"g", ARCHIVE)
 CODE_OF_F, CODE_OF_G = [ARCHIVE, F], [ARCHIVE, G]
+CONTENTS = {F.blob_id: b"f", G.blob_id: b"g"}
 
 
 @pytest.fixture
@@ -383,13 +385,12 @@ def test_function_that_is_used_again_is_not_released_by_what_was_said_before() -
 BOUND = [ARCHIVE, replace(HUGE[0], passing=True)]
 
 
-def bind(client: ClientCore, *values: bytes) -> list[Blob]:
-    """What a function with these values is bound as, which tasks have already."""
+def bind(client: ClientCore, *values: bytes) -> int:
+    """Add a task whose function is bound to these values, which others have already; its number."""
     places: Places = dict(enumerate(values))
-    assert client.shared(places) == places
+    assert client.shared(F.blob_id, places) == places
     assert client.bound(F.blob_id, places) is None
-    client.bind(F.blob_id, places, BOUND)
-    return BOUND
+    return client.add(BOUND, {}, b"x", values=values, bound=(F.blob_id, places))
 
 
 def test_value_is_shared_as_long_as_a_task_has_it_that_has_not_ended(client: ClientCore) -> None:
@@ -397,12 +398,12 @@ def test_value_is_shared_as_long_as_a_task_has_it_that_has_not_ended(client: Cli
     first = client.add(CODE_OF_F, {}, b"x", values=(value,))
     batch(client)
     second = client.add(CODE_OF_F, {}, b"x", values=(value,))
-    assert client.shared({0: value, 1: b"other", "key": value}) == {0: value, "key": value}
-    assert client.shared({0: equal}) == {}
+    assert client.shared(F.blob_id, {0: value, 1: b"other", "key": value}) == {0: value, "key": value}
+    assert client.shared(F.blob_id, {0: equal}) == {}
     client.finished(first, 1)
-    assert client.shared({0: value})
+    assert client.shared(F.blob_id, {0: value})
     assert client.withdraw([second]) == [second]
-    assert client.shared({0: value}) == {}
+    assert client.shared(F.blob_id, {0: value}) == {}
 
 
 def test_function_is_bound_to_the_same_values_at_the_same_places_once(client: ClientCore) -> None:
@@ -419,23 +420,92 @@ def test_bound_function_is_released_with_the_last_task_that_has_its_value(client
     value = b"1" * LARGE_BLOB_BYTES
     first = client.add(CODE_OF_F, {}, b"x", values=(value,))
     said = batch(client)
-    blobs = bind(client, value)
+    second = bind(client, value)
     for _ in range(2):
-        second = client.add(blobs, {}, b"x", values=(value,))
         said += batch(client)
         client.finished(second, 1)
-    assert (sent(said), released(said)) == ([ARCHIVE.blob_id, F.blob_id, blobs[-1].blob_id], [])
+        second = client.add(BOUND, {}, b"x", values=(value,), bound=(F.blob_id, {0: value}))
+    assert client.withdraw([second]) == [second]
+    assert (sent(said), released(said)) == ([ARCHIVE.blob_id, F.blob_id, BOUND[-1].blob_id], [])
     client.finished(first, 1)
-    assert released(batch(client)) == [[blobs[-1].blob_id]]
-
-
-def test_function_that_was_bound_too_late_is_released_with_its_task(client: ClientCore) -> None:
-    value = b"1" * LARGE_BLOB_BYTES
-    client.bind(F.blob_id, {0: value}, BOUND)
-    sequence = client.add(BOUND, {}, b"x", values=(value,))
-    batch(client)
-    client.finished(sequence, 1)
     assert released(batch(client)) == [[BOUND[-1].blob_id]]
+
+
+def test_very_large_value_is_shared_from_its_first_task_on_and_goes_with_its_last() -> None:
+    client, value = ClientCore(at_once_bytes=LARGE_BLOB_BYTES + 1), b"1" * (LARGE_BLOB_BYTES + 1)
+    assert client.shared(F.blob_id, {0: value[:-1]}) == {}
+    for number in (1, 2):
+        said: list[Message] = []
+        for _ in range(number):
+            bind_once = client.bound(F.blob_id, {0: value}) is None
+            assert client.shared(F.blob_id, {0: value}) == {0: value}
+            client.add(BOUND, {}, b"x", values=(value,), bound=(F.blob_id, {0: value}))
+            assert bind_once == (client.unsent == 1)
+        said += batch(client)
+        assert sent(said)[-1] == BOUND[-1].blob_id
+        for sequence in [*client.pending]:
+            client.finished(sequence, 1)
+        said = batch(client)
+        assert released(said) == [[BOUND[-1].blob_id]]
+        client.released([BOUND[-1].blob_id])
+
+
+def test_very_large_value_that_comes_once_is_not_bound_with_one_that_a_task_has(client: ClientCore) -> None:
+    model, *parts = (bytes(bytearray(AT_ONCE_BYTES)) for _ in range(3))
+    client.add(CODE_OF_F, {}, b"x", values=(model,))
+    for part in parts:
+        assert client.shared(F.blob_id, {0: model, 1: part}) == {0: model}
+
+
+def given_once(client: ClientCore, *values: bytes) -> list[bool]:
+    """One task after another of F; which of their values are shared."""
+    shared = []
+    for value in values:
+        places = client.shared(F.blob_id, {0: value})
+        bound = blob(b"f" + value[:9], ARCHIVE)
+        code, binding = ([ARCHIVE, replace(bound, passing=True)], (F.blob_id, places)) if places else (CODE_OF_F, None)
+        number = client.add(code, {}, b"x", values=(value,), bound=binding)
+        batch(client)
+        client.finished(number, 1)
+        shared.append(bool(places))
+    return shared
+
+
+def test_values_that_come_once_to_a_function_are_not_shared_at_once_any_more_until_one_comes_again() -> None:
+    client = ClientCore(at_once_bytes=1)
+    values = [b"%d" % number for number in range(10)]
+    assert given_once(client, *values[:6]) == [True] * 4 + [False] * 2
+    assert client.shared(G.blob_id, {0: values[6]}), "another function may have others"
+    first = client.add(CODE_OF_F, {}, b"x", values=(values[6],))
+    places = client.shared(F.blob_id, {0: values[6]})
+    second = client.add(BOUND, {}, b"x", values=(values[6],), bound=(F.blob_id, places))
+    batch(client)
+    for sequence in (first, second):
+        client.finished(sequence, 1)
+    assert given_once(client, *values[7:9]) == [True] * 2
+
+
+def test_equal_values_do_not_count_as_such_that_come_once() -> None:
+    client = ClientCore(at_once_bytes=1)
+    for _ in range(6):
+        for value in [bytes(bytearray(b"equal")) for _ in range(2)]:
+            places = client.shared(F.blob_id, {0: value})
+            assert places
+            client.add(BOUND, {}, b"x", values=(value,), bound=(F.blob_id, places))
+        batch(client)
+        for sequence in [*client.pending]:
+            client.finished(sequence, 1)
+
+
+def test_large_functions_under_way_count_in_the_size_of_a_batch(client: ClientCore) -> None:
+    many = [replace(blob(b"%d" % number + bytes(MIB), ARCHIVE), passing=True) for number in range(6)]
+    for function in many:
+        add(client, b"x", b"x", code=[ARCHIVE, function])
+    said = []
+    while client.unsent:
+        said.append([blob_id for blob_id in sent(batch(client)) if blob_id != ARCHIVE.blob_id])
+        client.accepted(MIB)
+    assert said == [[function.blob_id for function in some] for some in (many[:3], many[3:])]
 
 
 # --- reconnecting ----------------------------------------------------------------------------------------------------
@@ -513,7 +583,7 @@ class Session(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.client = ClientCore(large_bytes=1, kept_bytes=0)
+        self.client = ClientCore(large_bytes=1, kept_bytes=0, at_once_bytes=len(VALUES[1]))
         self.broker = Broker()
         self.worker = self.broker.worker(want=1_000_000)
         self.connection = self.broker.client()
@@ -538,23 +608,23 @@ class Session(RuleBasedStateMachine):
 
     @rule(payloads=st.lists(st.binary(max_size=5), min_size=1, max_size=5), code=st.sampled_from([F, G, None]))
     def submit(self, payloads: list[bytes], code: Blob | None) -> None:
-        function = code or blob(b"closure %d" % next(self.codes), ARCHIVE)
+        content = CONTENTS[code.blob_id] if code else b"closure %d" % next(self.codes)
         for payload in payloads:
-            self.payloads[self.client.add([ARCHIVE, function], PLAIN.wire, payload)] = payload + function.content
+            number = self.client.add([ARCHIVE, blob(content, ARCHIVE)], PLAIN.wire, payload)
+            self.payloads[number] = payload + content
 
     @rule(count=st.integers(1, 3), which=st.integers(0, 2), code=st.sampled_from([F, G]))
     def submit_with_value(self, count: int, which: int, code: Blob) -> None:
-        """As a session does, whose value goes with the function once a task has it."""
+        """As a session does, whose value goes with the function once a task has it, or at once if it is long."""
         value = VALUES[which]
         for _ in range(count):
-            blobs = [ARCHIVE, code]
-            if shared := self.client.shared({0: value}):
-                bound = [ARCHIVE, replace(blob(code.content + value, ARCHIVE), passing=True)]
+            blobs, content, binding = [ARCHIVE, code], CONTENTS[code.blob_id], None
+            if shared := self.client.shared(code.blob_id, {0: value}):
+                content, binding = content + value, (code.blob_id, shared)
+                bound = [ARCHIVE, replace(blob(content, ARCHIVE), passing=True)]
                 blobs = self.client.bound(code.blob_id, shared) or bound
-                if blobs is bound:
-                    self.client.bind(code.blob_id, shared, blobs)
-            number = self.client.add(blobs, PLAIN.wire, b"p", values=(value,))
-            self.payloads[number] = b"p" + blobs[-1].content
+            number = self.client.add(blobs, PLAIN.wire, b"p", values=(value,), bound=binding)
+            self.payloads[number] = b"p" + content
 
     @rule()
     def send(self) -> None:
@@ -603,7 +673,8 @@ class Session(RuleBasedStateMachine):
                 self.work(3)
         assert self.seen == self.payloads
         assert not self.client.pending
-        assert not self.client.shared(dict(enumerate(VALUES)))
+        values = self.client._values
+        assert not any((values._values, values._bound, values._repeated))
         self.send()
         assert self.broker.count("blobs") <= 2, "a function stays that no task needs, besides the last one"
         self.broker.say(self.connection, *self.client.acknowledgement())

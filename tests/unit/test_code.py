@@ -17,7 +17,7 @@ import pytest
 
 from multihost import payload
 from multihost.client import code
-from multihost.client.code import CodeBook, Main, find_main, own_sources, pack
+from multihost.client.code import Blob, CodeBook, Main, find_main, own_sources, pack
 from multihost.errors import TaskTooLarge
 
 Project = Callable[..., Path]
@@ -253,10 +253,16 @@ def program(project: Project) -> Path:
     return project({"job.py": "version = 1\n"}, "job.py")
 
 
+def content_of(blob: Blob) -> bytes:
+    """Of one that is bound to nothing."""
+    assert isinstance(blob.content, bytes)
+    return blob.content
+
+
 def test_function_comes_after_the_archive_that_it_needs(program: Path) -> None:
     archive, function = CodeBook(100_000).blobs_for(len)
     assert function.needs == (archive.blob_id,)
-    assert payload.loads(function.content) is len
+    assert payload.loads(content_of(function)) is len
     for blob in (archive, function):
         assert blob.blob_id == payload.content_id(blob.content, blob.needs)
 
@@ -324,13 +330,13 @@ def test_function_of_a_repl_travels_by_value(project: Project, monkeypatch: pyte
     project({}, None)
     main = sys.modules["__main__"]
     exec("def triple(number): return 3 * number", vars(main))
-    assert payload.is_by_value(CodeBook(100_000).blobs_for(vars(main)["triple"])[-1].content)
+    assert payload.is_by_value(content_of(CodeBook(100_000).blobs_for(vars(main)["triple"])[-1]))
 
 
 def test_initializer_is_needed_by_each_function_after_the_archive(program: Path) -> None:
     archive, initializer, function = CodeBook(100_000, (print, ("ready",))).blobs_for(len)
     assert function.needs == (archive.blob_id, initializer.blob_id)
-    assert payload.loads(initializer.content) == (print, ("ready",))
+    assert payload.loads(content_of(initializer)) == (print, ("ready",))
 
 
 def test_function_that_carries_too_much_is_refused_before_it_is_sent(program: Path) -> None:

@@ -308,7 +308,7 @@ def test_item_that_is_none_is_refused(value: object) -> None:
 def test_saved_task_whose_function_is_bound_to_a_large_value_is_run_with_it(
     payload: object, item: tuple[int, str] | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = bind(dumps(bytes.count), {0: b"x" * 1000})
+    content = b"".join(bind(dumps(bytes.count), {0: b"x" * 1000}).parts)
     options = {} if item is None else {"chunk": (item[1], 3)}
     place = None if item is None else item[0]
     told: dict[str, Any] = {"function_id": "f", "payload": dumps(payload), "item": place, "options": options}
