@@ -8,9 +8,10 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+from multihost.client.packing import Prepared
 from multihost.client.plan import Plan
 from multihost.client.results import Window
-from multihost.client.session import Prepared, Session
+from multihost.client.session import Session
 from multihost.explain import Explanation
 from multihost.options import Options
 from multihost.payload import Outcomes

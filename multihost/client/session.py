@@ -19,19 +19,21 @@ from concurrent.futures import CancelledError
 from functools import partial
 from itertools import count
 from multiprocessing import AuthenticationError
-from typing import Any, NamedTuple
+from typing import Any
 
 from multihost.client.chunk import Chunk, PartCallback, wire_options
-from multihost.client.code import Blob, CodeBook, Initializer
-from multihost.client.core import ClientCore, Pending
+from multihost.client.code import CodeBook, Initializer
+from multihost.client.core import ClientCore
 from multihost.client.delivery import Callback, deliver, deliver_outcome, fail
 from multihost.client.figures import Figures
+from multihost.client.notices import Notices
+from multihost.client.packing import Packer, Prepared
 from multihost.client.values import large_values, values_of_all
 from multihost.enclosing import Door, Link
-from multihost.errors import ClientClosed, ClusterFull, ForkedClient, MultihostError, ProtocolError, TaskTooLarge
+from multihost.errors import ClientClosed, ClusterFull, ForkedClient, MultihostError, ProtocolError
 from multihost.explain import Explanation
 from multihost.options import PLAIN, Options
-from multihost.payload import Large, Places, dumps, dumps_large, is_large, without
+from multihost.payload import Large, Places, is_large, without
 from multihost.settings import Address
 from multihost.statistics import Statistics
 from multihost.wire.connection import GivenUp, Patience, attach
@@ -46,14 +48,6 @@ _SILENCE_SECONDS = 20.0
 _MAX_UNSENT = 20_000
 _CLOSE_SECONDS = 2.0
 _CANCEL_SECONDS = 10.0
-
-
-class Prepared(NamedTuple):
-    """A function that can be submitted any number of times: its blobs, or why it cannot be sent."""
-
-    name: str
-    blobs: list[Blob]
-    error: Exception | None = None
 
 
 class Session:
@@ -84,7 +78,7 @@ class Session:
         self.authkey = authkey
         self.connect_timeout = connect_timeout
         self._door = door
-        self._show = show
+        self._notices = Notices(self.address, show)
         self._process = os.getpid()
         name = f"{os.path.basename(sys.argv[0]) or 'python'} (process {os.getpid()})"
         self._info: dict[str, object] = {
@@ -101,7 +95,6 @@ class Session:
         self._changed = threading.Condition(self._lock)
         self._core = ClientCore() if door is None else ClientCore(frozenset(door.needs))
         self._callbacks: dict[int, Callback | Chunk] = {}
-        self._names: dict[str, str] = {}  # function id -> its name, for people
         self._asking: Counter[int] = Counter()  # how many threads wait to hear whether a task is cancelled
         self._verdicts: dict[int, bool] = {}  # what the master said
         self._sending = False  # whether some thread is sending right now; it also sends what comes meanwhile
@@ -117,16 +110,13 @@ class Session:
         self._workers = 0
         self.slots = 0  # of all workers, as the master said last
         connection, answer = self._connect()
-        self._max_payload = int(str(answer["max_payload"]))
+        max_payload = int(str(answer["max_payload"]))
         try:
             inherited = None if door is None else door.archives if initializer is not None else door.needs
-            self._code = CodeBook(self._max_payload, initializer, inherited)
+            self._packer = Packer(CodeBook(max_payload, initializer, inherited), max_payload)
         except BaseException:
             connection.close()
             raise
-        self._code_lock = threading.Lock()
-        # What was prepared last, if it stays as it is: most programs call one function many times.
-        self._latest: tuple[Callable[..., object], Options, Prepared] | None = None
         self._attach(connection, answer)
         self._receiver = threading.Thread(target=self._receive_forever, name="multihost-session", daemon=True)
         self._receiver.start()
@@ -136,18 +126,7 @@ class Session:
 
     def prepare(self, function: Callable[..., object], options: Options = PLAIN) -> Prepared:
         """Find out how ``function`` travels, as it is now. What is wrong with it is the outcome of its calls."""
-        latest = self._latest  # read once: another thread may put another one there
-        if latest is not None and latest[0] is function and latest[1] is options:
-            return latest[2]
-        name = _name_of(function)
-        try:
-            with self._code_lock:
-                blobs = self._code.blobs_for(function, options.retry_for if options.retries else ())
-                prepared = Prepared(name, blobs)
-                self._latest = (function, options, prepared) if self._code.knows(function) else None
-        except Exception as error:
-            return Prepared(name, [], error)
-        return prepared
+        return self._packer.prepare(function, options)
 
     def submit(
         self,
@@ -175,7 +154,7 @@ class Session:
                 binding, function = bound
                 args, kwds = without(binding[1], args, kwds)
                 large = _any_large(args, kwds)
-            payload = self._pickled(function, (args, kwds), large)
+            payload = self._packer.pack(function, (args, kwds), large)
         except (Exception, SystemExit) as unsendable:
             deliver(callback, False, _not_sent(unsendable, function.name))
             return -1
@@ -190,13 +169,9 @@ class Session:
             blobs = self._core.bound(function_id, shared) if shared else None
         if not shared:
             return None
-        if blobs is None:
-            try:
-                # They are hashed, 0.6 ms for each megabyte, so not under the lock.
-                blobs = self._code.bind(function.blobs, shared)
-            except TaskTooLarge:
-                return None  # they may be small enough without the function
-        return (function_id, shared), function._replace(blobs=blobs)
+        # What is bound anew is hashed, so not under the lock.
+        bound = function._replace(blobs=blobs) if blobs is not None else self._packer.bind(function, shared)
+        return None if bound is None else ((function_id, shared), bound)
 
     def submit_chunk(
         self,
@@ -219,9 +194,9 @@ class Session:
         try:
             if values and (bound := self._bound(function, values)) is not None:
                 binding, function = bound
-                payload = self._pickled(function, [without(binding[1], item, {})[0] for item in items], False)
+                payload = self._packer.pack(function, [without(binding[1], item, {})[0] for item in items], False)
             else:
-                payload = self._pickled(function, items, is_large(items[0]))
+                payload = self._packer.pack(function, items, is_large(items[0]))
         except (Exception, SystemExit) as unsendable:
             if len(items) == 1 or function.error is not None:
                 Chunk(len(items), callback).fail(_not_sent(unsendable, function.name))
@@ -238,15 +213,6 @@ class Session:
             self._figures.chunk_submitted(len(items))
         chunk = Chunk(len(items), callback)
         return [self._add(function, plain, payload, chunk, since, True, tuple(values.values()), binding)]
-
-    def _pickled(self, function: Prepared, arguments: object, large: bool) -> bytes | Large:
-        """``large``: whether there may be something that is worth not being copied."""
-        if function.error is not None:
-            raise function.error
-        payload = (dumps_large if large else dumps)(arguments, self._code.main_travels)
-        if len(payload) > self._max_payload:
-            raise TaskTooLarge("the arguments of a task", len(payload), self._max_payload)
-        return payload
 
     def _add(
         self,
@@ -268,7 +234,7 @@ class Session:
             if full is None:
                 now = time.monotonic()
                 sequence = self._core.add(function.blobs, options, payload, since, patient, now, values, binding)
-                self._names.setdefault(function.blobs[-1].blob_id, function.name)
+                self._notices.names.setdefault(function.blobs[-1].blob_id, function.name)
                 self._callbacks[sequence] = callback
                 alone = self._workers == 0 and len(self._callbacks) == 1
                 parcel = self._next_parcel()
@@ -276,7 +242,7 @@ class Session:
             fail(callback, full)
             return -1
         if alone:
-            self._warn_of_no_worker()
+            self._notices.no_worker()
         if parcel is not None:
             self._send(*parcel)
         return sequence
@@ -492,11 +458,16 @@ class Session:
                 case ("refused", reason):
                     self._end(ProtocolError(f"the master at {self.address} refused what this program sent: {reason}"))
                 case ("workers", count, slots):
-                    self._workers_changed(count, slots)
+                    with self._lock:
+                        before, self._workers, self.slots = self._workers, count, slots
+                        waiting = len(self._callbacks)
+                    self._notices.workers_changed(before, count, waiting)
                 case ("output", sequence, worker, text):
-                    self._show_output(sequence, worker, text)
+                    with self._lock:
+                        task = self._core.pending.get(sequence)
+                    self._notices.printed(None if task is None else task.function_id, sequence, worker, text)
                 case ("lacking", labels):
-                    self._warn_of_lacking(labels)
+                    self._notices.lacking(labels, self._workers)
                 case _:
                     pass  # a pong
 
@@ -525,7 +496,8 @@ class Session:
                         called_at.append(task.called_at)
                         if (whence or kind != "result") and type(callback) is Chunk:
                             more += len(callback) - 1
-                    fresh.append((callback, kind, content, whence and self._note(sequence, task, whence)))
+                    note = whence and self._notices.whence(sequence, task.function_id, whence)
+                    fresh.append((callback, kind, content, note))
             if called_at:
                 self._figures.ended(called_at, time.monotonic(), more)
         for callback, kind, content, note in fresh:
@@ -533,45 +505,11 @@ class Session:
         if cancelled := [sequence for sequence, kind, _, _ in outcomes if kind == CANCELLED]:
             self._note_cancelled(cancelled, True)
 
-    def _note(self, sequence: int, task: Pending, whence: str) -> str:
-        return f"multihost: task {sequence} ({self._names.get(task.function_id, '?')}) {whence}"
-
     def _note_cancelled(self, sequences: list[int], cancelled: bool) -> None:
         with self._changed:
             self._core.cancel_answered(sequences)
             self._verdicts |= {sequence: cancelled for sequence in sequences if sequence in self._asking}
             self._changed.notify_all()
-
-    def _workers_changed(self, count: int, slots: int) -> None:
-        with self._lock:
-            before, self._workers, self.slots = self._workers, count, slots
-            waiting = len(self._callbacks)
-        if not waiting or bool(before) == bool(count):
-            return
-        if count:
-            logger.warning("a worker joined the master at %s; %d tasks go on", self.address, waiting)
-        else:
-            self._warn_of_no_worker()
-
-    def _show_output(self, sequence: int, worker: str, text: str) -> None:
-        with self._lock:
-            task = self._core.pending.get(sequence)
-            name = "" if task is None else self._names.get(task.function_id, "")
-        if self._show is not None:
-            self._show(name, sequence, worker, text)
-
-    def _warn_of_lacking(self, labels: list[list[str]]) -> None:
-        for wanted in labels:
-            logger.warning(
-                "tasks wait for a worker with the labels %s; none of the %d workers has them. Start one with "
-                "MULTIHOST_LABELS=%s",
-                ", ".join(wanted),
-                self._workers,
-                ",".join(wanted),
-            )
-
-    def _warn_of_no_worker(self) -> None:
-        logger.warning("no worker is connected to the master at %s; the tasks wait until one comes", self.address)
 
     # --- connections -------------------------------------------------------------------------------------------
 
@@ -632,13 +570,6 @@ class Session:
         finally:
             for callback in callbacks:
                 fail(callback, error)
-
-
-def _name_of(function: Any) -> str:
-    """For people. Not its repr: in that of a partial is all that it holds, which may be large."""
-    while isinstance(function, partial):
-        function = function.func
-    return getattr(function, "__qualname__", None) or f"{type(function).__qualname__} object"
 
 
 def _say_goodbye(connection: Link) -> None:

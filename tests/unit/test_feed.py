@@ -9,9 +9,9 @@ import pytest
 
 from multihost.client import feed
 from multihost.client.feed import Chunks, Singles, Stream
+from multihost.client.packing import Prepared
 from multihost.client.plan import Plan
 from multihost.client.results import Window
-from multihost.client.session import Prepared
 from multihost.errors import ClientClosed
 from multihost.options import PLAIN, Options
 from multihost.payload import Outcomes
