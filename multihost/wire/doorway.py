@@ -1,14 +1,26 @@
 """Who may stand at the door, and how long: peers that have connected and not yet proved that they know the key."""
 
+import socket
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
+_MAPPED = bytes(10) + b"\xff\xff"  # before an IPv4 address, where a socket of IPv6 hears those, too
+
+
+def origin(host: str) -> str:
+    """For whom an address is counted: of IPv6 its network of 64 bits, in which one machine may have any address."""
+    if ":" not in host:
+        return host
+    packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    if packed.startswith(_MAPPED):
+        return socket.inet_ntop(socket.AF_INET, packed[len(_MAPPED) :])
+    return socket.inet_ntop(socket.AF_INET6, packed[:8] + bytes(8)) + "/64"
 
 
 class Doorway(Generic[K]):
-    """The unfinished handshakes, oldest first, in all and of each address.
+    """The unfinished handshakes, oldest first, in all and of each address, which is an ``origin``.
 
     Above a cap the *oldest* makes room: a flood of silent connections then cannot keep out a peer that has the key and
     answers at once, not even from the same address.
@@ -50,7 +62,7 @@ class Doorway(Generic[K]):
 
 
 class WrongKeys:
-    """From which addresses wrong keys came, and how long the next handshake from there has to wait: ever longer.
+    """Where wrong keys came from, and how long the next handshake from there has to wait: ever longer.
 
     What a guess costs its maker must not cost his neighbours, who share his address behind a router, much: the wait has
     a bound, the first wrong keys cost nothing, and a while after the last one all is forgotten.

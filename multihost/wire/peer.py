@@ -9,7 +9,9 @@ from multiprocessing import AuthenticationError
 from typing import TYPE_CHECKING, Protocol
 
 from multihost.errors import ClusterFull, JobError, JournalFull, ProtocolError
+from multihost.settings import Address
 from multihost.wire import messages, sockets
+from multihost.wire.doorway import origin
 from multihost.wire.frames import Buffer, FrameReader, frame
 from multihost.wire.handshake import FAILURE, MAX_HANDSHAKE_FRAME, ServerHandshake, WrongKey
 
@@ -69,7 +71,7 @@ class Peer(asyncio.BufferedProtocol):
 
     def __init__(self, server: "Server", number: int) -> None:
         self.number = number
-        self.host, self.address = "", "?"
+        self.origin, self.address = "", "?"
         self._server = server
         self._handler = server.handler
         self._handshake = ServerHandshake(*server.authkeys)
@@ -92,7 +94,7 @@ class Peer(asyncio.BufferedProtocol):
         self._transport = transport
         sockets.configure(transport.get_extra_info("socket"))
         host, port = transport.get_extra_info("peername")[:2]
-        self.host, self.address = host, f"{host}:{port}"
+        self.origin, self.address = origin(host), str(Address(host, port))
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(self._server.limits.handshake_seconds, self._handshake_expired)
         self._server.began(self)

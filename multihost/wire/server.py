@@ -109,10 +109,10 @@ class Server:
     def began(self, peer: Peer) -> None:
         """A stranger connected: greet him, at once or soon."""
         loop = asyncio.get_running_loop()
-        if not (seconds := self._wrong_keys.wait(peer.host, loop.time())):
+        if not (seconds := self._wrong_keys.wait(peer.origin, loop.time())):
             self._greet(peer)
             return
-        if (oldest := self._late.arrive(peer, peer.host)) is not None:
+        if (oldest := self._late.arrive(peer, peer.origin)) is not None:
             self._greet(oldest)  # early, so that nobody is made to leave ungreeted
         loop.call_later(seconds, self._greet_late, peer)
 
@@ -122,7 +122,7 @@ class Server:
             self._greet(peer)
 
     def _greet(self, peer: Peer) -> None:
-        if (evicted := self._doorway.arrive(peer, peer.host)) is not None:
+        if (evicted := self._doorway.arrive(peer, peer.origin)) is not None:
             self.refused(evicted, "too many connections without a finished handshake")
             evicted.abort()
         peer.greet()
@@ -130,7 +130,7 @@ class Server:
     def authenticated(self, peer: Peer, key: int) -> None:
         """A stranger has proved that he knows the key of that number."""
         self._doorway.leave(peer)
-        self._wrong_keys.forget(peer.host)
+        self._wrong_keys.forget(peer.origin)
         self.peers[peer.number] = peer
         if key and (count := self._previous.let_through(asyncio.get_running_loop().time())):
             fields = {"event": "previous_key", "peer": peer.address, "count": count}
@@ -151,7 +151,7 @@ class Server:
 
     def note_wrong_key(self, peer: Peer) -> None:
         """A stranger tried another key than ours: the next ones from there wait."""
-        self._wrong_keys.note(peer.host, asyncio.get_running_loop().time())
+        self._wrong_keys.note(peer.origin, asyncio.get_running_loop().time())
 
     def refused(self, peer: Peer, reason: str) -> None:
         """A stranger was turned away."""

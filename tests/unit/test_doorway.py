@@ -1,7 +1,9 @@
 """Tests of the doorway, where peers without a proof of the key stand, and of lines that are logged seldom."""
 
+import pytest
+
 from multihost.logs import Seldom
-from multihost.wire.doorway import Doorway, WrongKeys
+from multihost.wire.doorway import Doorway, WrongKeys, origin
 
 
 def test_the_oldest_of_an_address_makes_room_for_the_newest_from_there() -> None:
@@ -69,6 +71,21 @@ def test_addresses_that_wrong_keys_came_from_are_bounded() -> None:
     for number in range(WrongKeys.MOST_ADDRESSES + 10):
         wrong.note(f"address {number}", now=0.0)
     assert len(wrong) == WrongKeys.MOST_ADDRESSES
+
+
+@pytest.mark.parametrize(
+    ("host", "counted"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::7", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::/64"),
+    ],
+)
+def test_addresses_of_one_network_of_ipv6_are_counted_as_one(host: str, counted: str) -> None:
+    assert origin(host) == counted
 
 
 def test_one_of_many_alike_lines_is_let_through_with_their_number() -> None:
