@@ -308,6 +308,32 @@ def test_functions_with_a_name_run_on_workers_of_another_python(
 
 @needs_another
 @pytest.mark.parametrize("python", OTHERS.values(), ids=OTHERS.keys())
+def test_paths_travel_between_different_pythons_and_back(shared_cluster: Cluster, program: Path, python: str) -> None:
+    before = """
+    from pathlib import Path
+
+    def beside(path): return path / "beside"
+
+    def fail(path): raise ValueError(path)
+
+    def error_of(result):
+        try:
+            result.get()
+        except Exception as error:
+            return error
+    """
+    calls = (
+        "pool.map(beside, [Path('a')]), pool.apply(beside, (Path('b'),)), error_of(pool.apply_async(fail, (Path(),)))"
+    )
+    write(program, main=guarded(calls, before))
+    client = shared_cluster.start("client", python, "main.py", cwd=program, PYTHONPATH=str(ROOT))
+    assert client.wait() == 0, client.log()
+    wanted = "([PosixPath('a/beside')], PosixPath('b/beside'), ValueError(PosixPath('.')))"
+    assert client.log() == f"{wanted}\n"
+
+
+@needs_another
+@pytest.mark.parametrize("python", OTHERS.values(), ids=OTHERS.keys())
 def test_a_lambda_is_refused_on_workers_of_another_python_with_the_remedy(
     shared_cluster: Cluster, program: Path, tmp_path: Path, python: str
 ) -> None:
