@@ -316,7 +316,9 @@ class Slot:
     def _caller(self, token: int, function: Function, star: bool) -> Callable[[Any], object]:
         """What to call with each item of a chunk: nothing between it and the function that needs not be."""
         code = getattr(function, "__code__", None)
-        if not star and code is not None and not code.co_flags & _MAY_BE_AWAITED:
+        # A decorator leaves something there: functools.wraps what it wraps, inspect.markcoroutinefunction its mark.
+        decorated = bool(getattr(function, "__dict__", None))
+        if not star and not decorated and code is not None and not code.co_flags & _MAY_BE_AWAITED:
             return function
 
         def call(item: Any) -> object:
