@@ -419,6 +419,10 @@ class Slot:
             return known, payload.loads(arguments)
         except MultihostError:
             raise
+        except SyntaxError as error:
+            if not hasattr(error, "__notes__"):  # it may be that of all tasks
+                error.add_note(f"worker {self._config.worker} runs Python {payload.PYTHON_MINOR}")
+            raise
         except (ImportError, AttributeError) as error:
             name = getattr(error, "name", None) or "what the task names"
             raise CodeNotFound(name, self._config.worker, f"{type(error).__name__}: {error}") from error

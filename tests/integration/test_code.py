@@ -334,6 +334,19 @@ def test_paths_travel_between_different_pythons_and_back(shared_cluster: Cluster
     assert client.log() == f"{wanted}\n"
 
 
+def test_syntax_that_a_worker_has_not_names_the_python_of_that_once(shared_cluster: Cluster, program: Path) -> None:
+    write(program, newer="a syntax of later", main="import sys, multihost\n\ndef f(): pass\n\n")
+    with (program / "main.py").open("a") as main:
+        main.write("if __name__ == '__mp_main__':\n    import newer  # as if only workers could not read it\n")
+        main.write("if __name__ == '__main__':\n    with multihost.Pool(1) as pool:\n")
+        main.write("        pool.apply_async(f).wait()\n        pool.apply(f)\n")
+    client = shared_cluster.start_python("main.py", cwd=program)
+    assert client.wait() == 1
+    shown = client.log().rpartition("SyntaxError: invalid syntax\n")[2]
+    assert shown.startswith(f"worker w1 runs Python {PYTHON_MINOR}\nmultihost: task ")
+    _forget_traceback(client.log_file)
+
+
 @needs_another
 @pytest.mark.parametrize("python", OTHERS.values(), ids=OTHERS.keys())
 def test_a_lambda_is_refused_on_workers_of_another_python_with_the_remedy(
