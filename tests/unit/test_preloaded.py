@@ -71,9 +71,9 @@ if __name__ == "__main__":
             print("refused", number, flush=True)
             continue
         process.join()
-        while before not in (None, descriptors()):  # it closes its end after it has told ours
+        while before is not None and descriptors() > before:  # it closes its end after it has told ours,
             time.sleep(0.01)
-        before = descriptors()
+        before = descriptors()  # so this may be one more than there are later; what two refusals left would be two
 """
 
 
