@@ -2,21 +2,22 @@
 
     python bench/where.py [--tasks N] [--top N] [--journal memory|normal|full]
 
-First without a profiler, for the times; then with cProfile, for the names: it makes small functions look dear, so read
-its order, not its figures.
+First without a profiler, for the times; then with one, for the names: it makes small functions look dear, so read its
+order, not its figures.
 """
 
 import argparse
-import cProfile
 import os
 import pstats
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from types import FrameType, ModuleType
+from typing import Any, NamedTuple
 
 import multihost
 import processes
@@ -114,22 +115,67 @@ def _profiles(workload: Workload, tasks: int, times: int, journal: str) -> dict[
     with tempfile.TemporaryDirectory() as name:
         with profiled_threads() as receivers, Cluster(2, journal, profiles=Path(name)) as cluster:
             pool = multihost.Pool(address=cluster.address.pair, authkey=cluster.authkey)
-            caller = cProfile.Profile()
+            caller = ThreadProfile()
             for _ in range(times):
-                caller.runcall(workload, pool, tasks)
+                caller.enable()
+                workload(pool, tasks)
+                sys.setprofile(None)
             pool.terminate()
-        found = {"client, caller": pstats.Stats(caller), "client, receiver": pstats.Stats(receivers[0])}
-        found |= {file.stem: pstats.Stats(str(file)) for file in sorted(Path(name).iterdir())}
-    return {who: _uses(stats) for who, stats in found.items()}
+        found = {"client, caller": caller.uses(), "client, receiver": receivers[0].uses()}
+        found |= {file.stem: _uses(pstats.Stats(str(file))) for file in sorted(Path(name).iterdir())}
+    return found
+
+
+class ThreadProfile:
+    """Own time and calls of each function in one thread: since Python 3.12, cProfile counts all threads as one."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._calls: dict[str, int] = {}
+        self._stack: list[str] = []
+        self._since = 0.0
+
+    def enable(self) -> None:
+        """Count what this thread calls from now on, until ``sys.setprofile(None)``."""
+        self._stack.clear()
+        sys.setprofile(self._count)
+
+    def uses(self) -> list[Use]:
+        return [Use(name, self._seconds.get(name, 0.0) * 1e6, calls) for name, calls in self._calls.items()]
+
+    def _count(self, frame: FrameType, event: str, argument: Any) -> None:
+        now = time.perf_counter()
+        if self._stack:
+            running = self._stack[-1]
+            self._seconds[running] = self._seconds.get(running, 0.0) + now - self._since
+        if event in ("call", "c_call"):
+            code = frame.f_code
+            builtin = event == "c_call"
+            name = _builtin(argument) if builtin else _name(code.co_filename, code.co_firstlineno, code.co_name)
+            self._calls[name] = self._calls.get(name, 0) + 1
+            self._stack.append(name)
+        elif self._stack:  # else it is of a call that was begun before
+            self._stack.pop()
+        self._since = time.perf_counter()
+
+
+def _builtin(function: Any) -> str:
+    """The name that cProfile gives what is not written in Python."""
+    owner = getattr(function, "__self__", None)
+    if owner is None or isinstance(owner, ModuleType):
+        return f"<built-in method {function.__module__}.{function.__name__}>"
+    kind = type(owner)
+    place = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    return f"<method '{function.__name__}' of '{place}{kind.__qualname__}' objects>"
 
 
 @contextmanager
-def profiled_threads() -> Iterator[list[cProfile.Profile]]:
+def profiled_threads() -> Iterator[list[ThreadProfile]]:
     """Profiles each thread that is started in the block; to be read when the threads have ended."""
-    profiles: list[cProfile.Profile] = []
+    profiles: list[ThreadProfile] = []
 
     def begin(frame: object, event: str, argument: object) -> None:
-        profiles.append(cProfile.Profile())
+        profiles.append(ThreadProfile())
         profiles[-1].enable()  # takes the place of this function, in this thread
 
     threading.setprofile(begin)

@@ -284,17 +284,20 @@ class ResultNotRebuilt(MultihostError):
 
     Nothing is lost: where what the result is made of can be imported, ``pickle.loads(error.payload)`` is the result.
     Of a map, items that came together are one pickle: there, ``pickle.loads(error.payload)[0][error.place]`` is.
+    With code of another Python inside, that must be tried under ``python`` alone.
     """
 
-    def __init__(self, reason: str, payload: bytes, place: int | None = None) -> None:
-        super().__init__(reason, payload, place)
+    def __init__(self, reason: str, payload: bytes, place: int | None = None, python: str = "") -> None:
+        super().__init__(reason, payload, place, python)
         self.reason, self.payload, self.place = reason, payload, place
+        self.python = python  # the only minor version that its bytecode does not crash; empty: it has none
 
     def __str__(self) -> str:
         which = "" if self.place is None else f"[0][{self.place}]"
+        where = f"under Python {self.python}, and no other, and " if self.python else ""
         return (
             f"the task ran, but its result cannot be rebuilt in this program ({self.reason}). Its bytes "
-            f"({len(self.payload):,}) are kept: where what they name can be imported, it is "
+            f"({len(self.payload):,}) are kept: {where}where what they name can be imported, it is "
             f"pickle.loads(error.payload){which}."
         )
 

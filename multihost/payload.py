@@ -7,6 +7,7 @@ that made it: its bytecode runs nowhere else.
 
 import hashlib
 import mmap
+import pathlib
 import pickle
 import pickletools
 import sys
@@ -19,6 +20,9 @@ from typing import Any, NamedTuple
 from multihost.errors import PythonMismatch, RemoteError, RemoteTraceback, ResultNotRebuilt
 
 PYTHON_MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
+# Paths are what tasks are given most, and Python 3.13 pickles them as of a module that later ones keep for that alone.
+if sys.version_info < (3, 13):
+    sys.modules.setdefault("pathlib._local", pathlib)
 # A pickle of protocol 2 or later begins with b"\x80"; this mark cannot be confused with one.
 _BY_VALUE = b"by-value "
 _BOUND = b"bound "
@@ -183,7 +187,11 @@ def loads(data: bytes) -> object:
 def not_rebuilt(error: BaseException, data: bytes, place: int | None = None) -> ResultNotRebuilt:
     """What a caller is told whose result ``data``, or the value of that place in it, ``loads`` could not rebuild."""
     pickled = data.partition(b"\n")[2] if is_by_value(data) else data
-    told = ResultNotRebuilt(repr(error), pickled, place)
+    told = (
+        ResultNotRebuilt(str(error), pickled, place, error.sender)
+        if isinstance(error, PythonMismatch)
+        else ResultNotRebuilt(repr(error), pickled, place)
+    )
     told.__cause__ = error
     return told
 

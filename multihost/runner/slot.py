@@ -316,7 +316,9 @@ class Slot:
     def _caller(self, token: int, function: Function, star: bool) -> Callable[[Any], object]:
         """What to call with each item of a chunk: nothing between it and the function that needs not be."""
         code = getattr(function, "__code__", None)
-        if not star and code is not None and not code.co_flags & _MAY_BE_AWAITED:
+        # A decorator leaves something there: functools.wraps what it wraps, inspect.markcoroutinefunction its mark.
+        decorated = bool(getattr(function, "__dict__", None))
+        if not star and not decorated and code is not None and not code.co_flags & _MAY_BE_AWAITED:
             return function
 
         def call(item: Any) -> object:
@@ -416,6 +418,10 @@ class Slot:
                 self._definitions.pop(function_id, None)  # it may be large
             return known, payload.loads(arguments)
         except MultihostError:
+            raise
+        except SyntaxError as error:
+            if not hasattr(error, "__notes__"):  # it may be that of all tasks
+                error.add_note(f"worker {self._config.worker} runs Python {payload.PYTHON_MINOR}")
             raise
         except (ImportError, AttributeError) as error:
             name = getattr(error, "name", None) or "what the task names"

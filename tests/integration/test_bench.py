@@ -77,6 +77,9 @@ def test_profiles_name_functions_of_every_process() -> None:
     assert {*found} == {"client, caller", "client, receiver", "master", "worker"}
     assert any("broker/core.py" in use.function for use in found["master"])
     assert any("runner/core.py" in use.function for use in found["worker"])
+    assert any("client/session.py" in use.function for use in found["client, receiver"])
+    calls = {use.function.rpartition(" ")[2]: use.calls for use in found["client, caller"]}
+    assert calls["apply_async"] == pytest.approx(1.0)
 
 
 def test_a_measurement_that_hangs_is_given_up_and_the_system_goes_on(

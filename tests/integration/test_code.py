@@ -275,7 +275,9 @@ def test_the_end_of_a_forked_process_does_not_end_the_pool(shared_cluster: Clust
         print(outcome.get() == [None] * 50)
     """
     before = shared_cluster.statistics()["done"]
-    assert shared_cluster.run("-c", textwrap.dedent(text), cwd=program) == "True\n"
+    # Since 3.12 Python itself warns of a main script that forks beside threads, as those of the library's own pool.
+    quiet = "-Wignore:This process:DeprecationWarning"
+    assert shared_cluster.run(quiet, "-c", textwrap.dedent(text), cwd=program) == "True\n"
     assert shared_cluster.statistics()["done"] == before + 50, "each task ran once"
 
 
@@ -304,6 +306,42 @@ def test_functions_with_a_name_run_on_workers_of_another_python(
     client = shared_cluster.start("client", python, "main.py", cwd=program, PYTHONPATH=str(ROOT))
     assert client.wait() == 0, client.log()
     assert client.log() == "[0, 1, 4] False\n"
+
+
+@needs_another
+@pytest.mark.parametrize("python", OTHERS.values(), ids=OTHERS.keys())
+def test_paths_travel_between_different_pythons_and_back(shared_cluster: Cluster, program: Path, python: str) -> None:
+    before = """
+    from pathlib import Path
+
+    def beside(path): return path / "beside"
+
+    def fail(path): raise ValueError(path)
+
+    def failed(pool):
+        try:
+            pool.apply(fail, (Path("c"),))
+        except Exception as error:
+            return repr(error)
+    """
+    calls = "pool.map(beside, [Path('a')]), pool.apply(beside, (Path('b'),)), failed(pool)"
+    write(program, main=guarded(calls, before))
+    client = shared_cluster.start("client", python, "main.py", cwd=program, PYTHONPATH=str(ROOT))
+    assert client.wait() == 0, client.log()
+    assert client.log() == "[PosixPath('a/beside')] b/beside ValueError(PosixPath('c'))\n"
+
+
+def test_syntax_that_a_worker_has_not_names_the_python_of_that_once(shared_cluster: Cluster, program: Path) -> None:
+    write(program, newer="a syntax of later", main="import sys, multihost\n\ndef f(): pass\n\n")
+    with (program / "main.py").open("a") as main:
+        main.write("if __name__ == '__mp_main__':\n    import newer  # as if only workers could not read it\n")
+        main.write("if __name__ == '__main__':\n    with multihost.Pool(1) as pool:\n")
+        main.write("        pool.apply_async(f).wait()\n        pool.apply(f)\n")
+    client = shared_cluster.start_python("main.py", cwd=program)
+    assert client.wait() == 1
+    shown = client.log().rpartition("SyntaxError: invalid syntax\n")[2]
+    assert shown.startswith(f"worker w1 runs Python {PYTHON_MINOR}\nmultihost: task ")
+    _forget_traceback(client.log_file)
 
 
 @needs_another

@@ -1,5 +1,7 @@
 """Coroutines, several tasks at a time in one process, and what tasks print."""
 
+import functools
+import inspect
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +53,38 @@ def test_items_of_a_chunk_may_be_coroutines(shared_cluster: Cluster) -> None:
         return 2 * x
 
     assert shared_cluster.pool().map(double, range(10), chunksize=5) == [*range(0, 20, 2)]
+
+
+def wrapped(function: Callable[[int], Any]) -> Callable[[int], Any]:
+    """As a decorator that does something before the call, whatever is called."""
+
+    @functools.wraps(function)
+    def call(x: int) -> Any:
+        return function(x + 1)
+
+    return call
+
+
+def marked(function: Callable[[int], Any]) -> Callable[[int], Any]:
+    mark: Any = getattr(inspect, "markcoroutinefunction", None) or pytest.skip("new in Python 3.12")
+
+    def call(x: int) -> Any:
+        return function(x + 1)
+
+    decorated: Callable[[int], Any] = mark(call)
+    return decorated
+
+
+@pytest.mark.parametrize("decorate", [wrapped, marked])
+def test_a_coroutine_function_may_be_decorated(
+    shared_cluster: Cluster, decorate: Callable[[Callable[[int], Any]], Callable[[int], Any]]
+) -> None:
+    async def double(x: int) -> int:
+        return 2 * x
+
+    pool, function = shared_cluster.pool(), decorate(double)
+    assert pool.apply(function, (1,)) == 4
+    assert pool.map(function, range(10), chunksize=5) == [*range(2, 22, 2)]
 
 
 def test_coroutine_that_raises_fails_as_a_function_does(shared_cluster: Cluster) -> None:

@@ -35,7 +35,7 @@ EXAMPLES: dict[type[BaseException], BaseException] = {
         errors.WorkerDied(["worker a was lost", Death("killed by SIGKILL", worker="b", output="line 6").encode()]),
         errors.CodeNotFound("numpy", "worker-3", "No module named 'numpy'"),
         errors.PythonMismatch("3.11", "3.13"),
-        errors.ResultNotRebuilt("ModuleNotFoundError('numpy')", b"pickle", 3),
+        errors.ResultNotRebuilt("ModuleNotFoundError('numpy')", b"pickle", 3, "3.13"),
         errors.JournalError("what happened"),
         errors.JournalFull("/data/journal", "No space left on device"),
         errors.JournalDamaged("/data/journal", 7, 4096, "its content does not match its checksum", 9),

@@ -1,6 +1,7 @@
 """multihost/payload.py: what travels by reference and what by value, and a task's exception as itself."""
 
 import os
+import pathlib
 import pickle
 import resource
 import sys
@@ -133,6 +134,29 @@ def test_what_was_made_by_another_minor_version_is_refused_by_name_and_not_run()
         loads(foreign[:-20])  # had it been unpickled, this would be another error
     assert (caught.value.sender, caught.value.receiver) == ("3.9", PYTHON_MINOR)
     assert "def at the top level of a module" in str(caught.value)
+
+
+@pytest.mark.parametrize("place", [None, 1])
+def test_a_result_with_code_of_another_minor_version_says_which_one_alone_can_load_it(place: int | None) -> None:
+    """Had one of another version tried, as is the advice for other results, it would have crashed."""
+    foreign = by_value([lambda: None]).replace(PYTHON_MINOR.encode(), b"3.9", 1)
+    if place is None:
+        _, error = opened("result", foreign)
+    else:
+        error = load_part(b"0 2 0.1\n" + foreign)[2].errors[place]
+    assert isinstance(error, ResultNotRebuilt)
+    assert error.python == "3.9"
+    assert "under Python 3.9, and no other" in str(error)
+    assert "use Python 3.9 on both sides" in str(error)
+    assert error.payload == foreign.partition(b"\n")[2]
+
+
+@pytest.mark.parametrize("name", ["PosixPath", "PurePosixPath", "PureWindowsPath"])
+def test_a_path_that_was_pickled_by_any_python_is_rebuilt(name: str) -> None:
+    """Python 3.13 names the module ``pathlib._local``, those before and after it ``pathlib``."""
+    for module in ("pathlib", "pathlib._local"):
+        made = b"c%s\n%s\n(Vx\ntR." % (module.encode(), name.encode())  # in pickle's oldest protocol: a call
+        assert loads(made) == getattr(pathlib, name)("x")
 
 
 @pytest.mark.parametrize("value", [threading.Lock(), (number for number in range(3))], ids=["lock", "generator"])
