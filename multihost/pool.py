@@ -341,11 +341,12 @@ class Pool:
         self._check_running()
         if chunksize is not None:
             _check_chunksize(chunksize)
-        items: Sequence[Any] = list(iterable)
+        items = list(iterable)
         session, options, limit = self._member.session, self._options.from_now(), self._member.limit
         bar = Progress(options.name or _name_of(func), len(items)) if progress else None
         function = session.prepare(func, options)
-        result: MapResult[T] = MapResult(self._member, len(items), callback, error_callback, bar)
+        let_go = session.hold(items) if star else None
+        result: MapResult[T] = MapResult(self._member, len(items), callback, error_callback, bar, let_go)
         if not items:
             return result
         feed: Singles | Chunks
@@ -359,6 +360,8 @@ class Pool:
             feed.start()
         except BaseException:
             self._member.end()
+            if let_go is not None:
+                let_go()
             if bar is not None:
                 bar.close()
             raise

@@ -208,7 +208,16 @@ class ClientCore:
 
     def _ended(self, task: Pending) -> None:
         self._blobs.ended(task.function_id)
-        for function_id in self._values.ended(task.values) if task.values else ():
+        if task.values:
+            self.let_go(task.values)
+
+    def hold(self, values: Iterable[bytes]) -> None:
+        """Share these large values from the next task on that has them, as if one had them already."""
+        self._values.use(values)
+
+    def let_go(self, values: Iterable[bytes]) -> None:
+        """What was held is not needed any more, or a task has ended that had these."""
+        for function_id in self._values.ended(values):
             self._blobs.ended(function_id)
 
     def shared(self, function_id: str, places: Places) -> Places:

@@ -169,7 +169,7 @@ class AsyncResult(Generic[T]):
 class MapResult(AsyncResult[list[T]]):
     """The outcome of ``map_async``: all results, or the first exception, once every call has ended."""
 
-    __slots__ = ("_bar", "_failure", "_lock", "_missing", "_results")
+    __slots__ = ("_bar", "_failure", "_let_go", "_lock", "_missing", "_results")
 
     def __init__(
         self,
@@ -178,8 +178,10 @@ class MapResult(AsyncResult[list[T]]):
         callback: Callable[[list[T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
         bar: Bar | None = None,
+        let_go: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(pool, callback, error_callback)
+        self._let_go = let_go  # of what is held until every call has ended
         self._results: list[Any] = [None] * length
         self._missing = length
         self._failure: object = None
@@ -203,6 +205,9 @@ class MapResult(AsyncResult[list[T]]):
 
     def _finish(self) -> None:
         results, self._results = self._results, []
+        let_go, self._let_go = self._let_go, None
+        if let_go is not None:
+            let_go()
         if self._bar is not None:
             self._bar.close()
         if self._failure is None:

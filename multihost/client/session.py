@@ -247,6 +247,23 @@ class Session:
             self._send(*parcel)
         return sequence
 
+    def hold(self, rows: list[Any]) -> Callable[[], None] | None:
+        """The arguments of many calls: what all of them share is sent once, until what this returns is called.
+
+        Without it, a value would be let go of, and sent again, whenever no call that has it is under way.
+        """
+        values = tuple(values_of_all(rows).values()) if len(rows) > 1 else ()
+        if not values:
+            return None
+        with self._lock:
+            self._core.hold(values)
+        return partial(self._let_go, values)
+
+    def _let_go(self, values: tuple[bytes, ...]) -> None:
+        with self._lock:
+            self._core.let_go(values)
+        self._send_waiting()
+
     def cancel(self, sequences: Iterable[int], running: bool = False) -> set[int]:
         """Cancel those of these tasks that have not started, and with ``running`` even those that have; their numbers.
 

@@ -73,12 +73,12 @@ def test_a_value_that_many_calls_share_travels_twice_and_goes_with_them(
         wait_until(lambda: shared_cluster.statistics()["blobs"] <= left, "what was shared is gone")
 
 
-def test_a_value_that_the_calls_of_a_starmap_share_travels_twice(shared_cluster: Cluster) -> None:
+def test_a_value_that_the_calls_of_a_starmap_share_travels_once(shared_cluster: Cluster) -> None:
     value = bytes(bytearray(2 * MEGABYTE))
     with shared_cluster.pool() as pool:
         told = pool.starmap(tasks.length_of, [(number, value) for number in range(40)], chunksize=4)
         assert told == [(len(value), number) for number in range(40)]
-        assert pool.statistics().sent.bytes < 3 * len(value)
+        assert pool.statistics().sent.bytes < 1.1 * len(value)
 
 
 @pytest.fixture

@@ -450,6 +450,21 @@ def test_very_large_value_is_shared_from_its_first_task_on_and_goes_with_its_las
         client.released([BOUND[-1].blob_id])
 
 
+def test_value_that_is_held_is_sent_once_though_for_a_while_no_task_has_it(client: ClientCore) -> None:
+    value = b"1" * LARGE_BLOB_BYTES
+    client.hold([value])
+    said = []
+    for _ in range(3):
+        assert client.shared(F.blob_id, {0: value})
+        only = client.add(BOUND, {}, b"x", values=(value,), bound=(F.blob_id, {0: value}))
+        said += batch(client)
+        client.finished(only, 1)
+    assert (sent(said), released(said)) == ([ARCHIVE.blob_id, BOUND[-1].blob_id], [])
+    client.let_go([value])
+    assert client.shared(F.blob_id, {0: value}) == {}
+    assert released(batch(client)) == [[BOUND[-1].blob_id]]
+
+
 def test_very_large_value_that_comes_once_is_not_bound_with_one_that_a_task_has(client: ClientCore) -> None:
     model, *parts = (bytes(bytearray(AT_ONCE_BYTES)) for _ in range(3))
     client.add(CODE_OF_F, {}, b"x", values=(model,))
