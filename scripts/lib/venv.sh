@@ -22,5 +22,7 @@ ensure_venv() {
         quietly $VENV/bin/pip install --no-build-isolation --no-deps --no-index --editable .
         echo "$stamp" >$VENV/stamp # last: a run that was interrupted is done again
     fi
+    # An installed multihost has its bytecode. Where Python is told to write none, each process would compile the sources.
+    $VENV/bin/python -m compileall -q multihost || true # what is wrong with them, the checks say better
     exec {lock}<&-
 }
