@@ -74,7 +74,7 @@ def test_a_value_that_many_calls_share_travels_twice_and_goes_with_them(
 
 
 def test_a_value_that_the_calls_of_a_starmap_share_travels_once(shared_cluster: Cluster) -> None:
-    value = bytes(bytearray(2 * MEGABYTE))
+    value = bytes(bytearray(8 * MEGABYTE))  # beside it, the tests' own source code travels
     with shared_cluster.pool() as pool:
         told = pool.starmap(tasks.length_of, [(number, value) for number in range(40)], chunksize=4)
         assert told == [(len(value), number) for number in range(40)]
@@ -106,7 +106,7 @@ def test_very_large_values_that_are_equal_leave_the_program_once(shared_cluster:
 
 @pytest.mark.usefixtures("eager")
 def test_a_very_large_value_that_the_calls_of_a_starmap_share_travels_once(shared_cluster: Cluster) -> None:
-    value = bytes(bytearray(2 * MEGABYTE))
+    value = bytes(bytearray(8 * MEGABYTE))  # beside it, the tests' own source code travels
     with shared_cluster.pool() as pool:
         told = pool.starmap(tasks.length_of, [(number, value) for number in range(40)], chunksize=4)
         assert told == [(len(value), number) for number in range(40)]
