@@ -187,11 +187,8 @@ def loads(data: bytes) -> object:
 def not_rebuilt(error: BaseException, data: bytes, place: int | None = None) -> ResultNotRebuilt:
     """What a caller is told whose result ``data``, or the value of that place in it, ``loads`` could not rebuild."""
     pickled = data.partition(b"\n")[2] if is_by_value(data) else data
-    told = (
-        ResultNotRebuilt(str(error), pickled, place, error.sender)
-        if isinstance(error, PythonMismatch)
-        else ResultNotRebuilt(repr(error), pickled, place)
-    )
+    python = error.sender if isinstance(error, PythonMismatch) else ""
+    told = ResultNotRebuilt(str(error) if python else repr(error), pickled, place, python)
     told.__cause__ = error
     return told
 

@@ -48,10 +48,6 @@ def fail(callback: Callback | Chunk, error: object) -> None:
         _guarded(callback, False, error)
 
 
-def deliver(callback: Callback, succeeded: bool, value: object) -> None:
-    _guarded(callback, succeeded, value)
-
-
 def _guarded(call: Callable[..., None], *args: object) -> None:
     try:
         call(*args)

@@ -24,7 +24,7 @@ from typing import Any
 from multihost.client.chunk import Chunk, PartCallback, wire_options
 from multihost.client.code import CodeBook, Initializer
 from multihost.client.core import ClientCore
-from multihost.client.delivery import Callback, deliver, deliver_outcome, fail
+from multihost.client.delivery import Callback, deliver_outcome, fail
 from multihost.client.figures import Figures
 from multihost.client.notices import Notices
 from multihost.client.packing import Packer, Prepared
@@ -80,17 +80,7 @@ class Session:
         self._door = door
         self._notices = Notices(self.address, show)
         self._process = os.getpid()
-        name = f"{os.path.basename(sys.argv[0]) or 'python'} (process {os.getpid()})"
-        self._info: dict[str, object] = {
-            "session": secrets.token_hex(16),
-            "limit": limit,
-            "lifetime": lifetime,
-            "name": name,
-        }
-        if job:
-            self._info["job"] = job
-        if door is not None:
-            self._info["depth"] = door.depth + 1
+        self._info = _introduction(limit, lifetime, door, job)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._core = ClientCore() if door is None else ClientCore(frozenset(door.needs))
@@ -156,7 +146,7 @@ class Session:
                 large = _any_large(args, kwds)
             payload = self._packer.pack(function, (args, kwds), large)
         except (Exception, SystemExit) as unsendable:
-            deliver(callback, False, _not_sent(unsendable, function.name))
+            fail(callback, _not_sent(unsendable, function.name))
             return -1
         has = tuple(values.values())
         return self._add(function, options.wire, payload, callback, _made_at(options), patient, has, binding)
@@ -587,6 +577,22 @@ class Session:
         finally:
             for callback in callbacks:
                 fail(callback, error)
+
+
+def _introduction(limit: int | None, lifetime: int | None, door: Door | None, job: str) -> dict[str, object]:
+    """What a new session tells the master of itself, each time that it connects."""
+    name = f"{os.path.basename(sys.argv[0]) or 'python'} (process {os.getpid()})"
+    info: dict[str, object] = {
+        "session": secrets.token_hex(16),
+        "limit": limit,
+        "lifetime": lifetime,
+        "name": name,
+    }
+    if job:
+        info["job"] = job
+    if door is not None:
+        info["depth"] = door.depth + 1
+    return info
 
 
 def _say_goodbye(connection: Link) -> None:
