@@ -15,6 +15,7 @@ import pytest
 import multihost
 from tests.contract import tasks
 from tests.integration.cluster import Cluster
+from tests.integration.tasks import resident_bytes
 
 ITEMS = int(os.environ.get("IMAP_ITEMS", "6000"))
 RESULT_BYTES = 100_000
@@ -24,8 +25,7 @@ ROOM_MIB = 48
 
 
 def resident_mib(pid: int) -> float:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return resident_bytes(pid) / 2**20
 
 
 @pytest.mark.timeout(1800)

@@ -98,7 +98,8 @@ def test_an_authkey_without_an_address_is_refused(cluster: Cluster, tmp_path: Pa
     assert "an authkey was given, but no address" in program.log()
 
 
-def test_the_key_of_a_local_cluster_stands_in_no_environment_or_argument(cluster: Cluster, tmp_path: Path) -> None:
+def start_with_known_key(cluster: Cluster, tmp_path: Path) -> tuple[Program, bytes]:
+    """A program whose local cluster runs a task, and the key of that."""
     mark = tmp_path / "started"
     body = (
         "pool = multihost.Pool()\nkey = pool._member._local.authkey\nprint('key', key.decode(), flush=True)\n"
@@ -107,6 +108,11 @@ def test_the_key_of_a_local_cluster_stands_in_no_environment_or_argument(cluster
     program = start(cluster, tmp_path, body)
     wait_until(mark.exists, "the task ran")
     key = program.log().split("key ")[1].split()[0].encode()
+    return program, key
+
+
+def test_the_key_of_a_local_cluster_stands_in_no_environment_or_argument(cluster: Cluster, tmp_path: Path) -> None:
+    program, key = start_with_known_key(cluster, tmp_path)
     for pid in program.descendants():
         seen = Path(f"/proc/{pid}/environ").read_bytes() + Path(f"/proc/{pid}/cmdline").read_bytes()
         assert key not in seen
@@ -116,14 +122,7 @@ def test_the_key_of_a_local_cluster_stands_in_no_environment_or_argument(cluster
 def test_the_key_of_a_local_cluster_is_in_the_memory_of_master_and_worker_alone(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    mark = tmp_path / "started"
-    body = (
-        "pool = multihost.Pool()\nkey = pool._member._local.authkey\nprint('key', key.decode(), flush=True)\n"
-        f"pool.apply(nap, ['{mark}'])"
-    )
-    program = start(cluster, tmp_path, body)
-    wait_until(mark.exists, "the task ran")
-    key = program.log().split("key ")[1].split()[0].encode()
+    program, key = start_with_known_key(cluster, tmp_path)
     processes = program.descendants()
     assert len(processes) >= 6  # master, worker, resource tracker, fork server, warden, child
     assert sum(key in memory_of(pid) for pid in processes) == 2

@@ -73,12 +73,17 @@ def test_a_value_that_many_calls_share_travels_twice_and_goes_with_them(
         wait_until(lambda: shared_cluster.statistics()["blobs"] <= left, "what was shared is gone")
 
 
-def test_a_value_that_the_calls_of_a_starmap_share_travels_once(shared_cluster: Cluster) -> None:
+def share_in_a_starmap(cluster: Cluster) -> None:
+    """The value must leave this program once."""
     value = bytes(bytearray(8 * MEGABYTE))  # beside it, the tests' own source code travels
-    with shared_cluster.pool() as pool:
+    with cluster.pool() as pool:
         told = pool.starmap(tasks.length_of, [(number, value) for number in range(40)], chunksize=4)
         assert told == [(len(value), number) for number in range(40)]
         assert pool.statistics().sent.bytes < 1.1 * len(value)
+
+
+def test_a_value_that_the_calls_of_a_starmap_share_travels_once(shared_cluster: Cluster) -> None:
+    share_in_a_starmap(shared_cluster)
 
 
 @pytest.fixture
@@ -106,11 +111,7 @@ def test_very_large_values_that_are_equal_leave_the_program_once(shared_cluster:
 
 @pytest.mark.usefixtures("eager")
 def test_a_very_large_value_that_the_calls_of_a_starmap_share_travels_once(shared_cluster: Cluster) -> None:
-    value = bytes(bytearray(8 * MEGABYTE))  # beside it, the tests' own source code travels
-    with shared_cluster.pool() as pool:
-        told = pool.starmap(tasks.length_of, [(number, value) for number in range(40)], chunksize=4)
-        assert told == [(len(value), number) for number in range(40)]
-        assert pool.statistics().sent.bytes < 1.1 * len(value)
+    share_in_a_starmap(shared_cluster)
 
 
 @pytest.mark.usefixtures("eager")
