@@ -7,21 +7,28 @@ Python looks for cycles among its objects whenever 700 more were made than freed
 while and are in no cycle, so that where thousands are under way, all of them are looked at again and again.
 """
 
+import contextlib
+import ctypes
 import gc
 
-# The largest block for which glibc changes its mind, with some room for its own notes.
-_BLOCK_BYTES = 32 * 1024 * 1024 - 64 * 1024
+# What comes and goes where large values gather, for instance in a master whose client reads slowly.
+MUCH_BYTES = 256 * 1024 * 1024
+# The largest block that glibc may be told to keep with the others.
+_BLOCK_BYTES = 32 * 1024 * 1024
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # as malloc.h has them
 # As many are some megabytes, and they are looked at in a millisecond or two.
 _NEW_OBJECTS = 50_000
 
 
-def reuse_large() -> None:
-    """From now on values of up to 32 MB lie in the heap, which keeps up to 64 MB of what is freed at its end.
+def reuse_large(kept_bytes: int) -> None:
+    """From now on values of up to 32 MB lie in the heap, which keeps so much of what is freed at its end.
 
-    glibc comes to that by itself when a block of that size is freed. Nobody has written to ours, so it has no pages,
-    and costs 30 µs. With another C library this does nothing.
+    With another C library than glibc this does nothing.
     """
-    bytes(_BLOCK_BYTES)
+    with contextlib.suppress(AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, _BLOCK_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, kept_bytes)
 
 
 def collect_seldom() -> None:

@@ -24,7 +24,7 @@ from multihost.broker.core import TICK_SECONDS, BrokerCore
 from multihost.broker.journal import Journal, open_journal
 from multihost.broker.queues import Reply
 from multihost.errors import JournalError, JournalFull, JournalUnusable, ProtocolError
-from multihost.heap import collect_seldom, reuse_large
+from multihost.heap import MUCH_BYTES, collect_seldom, reuse_large
 from multihost.settings import MEMORY, Address, Settings
 from multihost.wire.messages import PROTOCOL_VERSION, Message
 from multihost.wire.peer import Peer
@@ -157,7 +157,7 @@ class Service:
     # --- what the server calls ---------------------------------------------------------------------------------
 
     def started(self, server: Server) -> None:
-        reuse_large()
+        reuse_large(MUCH_BYTES)
         collect_seldom()
         self._server, self._loop = server, asyncio.get_running_loop()
         self._tick()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from multihost.errors import ProtocolError
-from multihost.heap import collect_seldom, reuse_large
+from multihost.heap import MUCH_BYTES, collect_seldom, reuse_large
 from multihost.runner import events, memory
 from multihost.runner.children import CAREFUL
 from multihost.runner.core import STUCK_SECONDS, RunnerCore
@@ -84,7 +84,7 @@ class Runner:
 
         Raises: MasterUnreachable, AuthenticationError, ProtocolError, as ``attach`` does.
         """
-        reuse_large()
+        reuse_large(MUCH_BYTES)
         collect_seldom()
         try:
             while not self._exited:

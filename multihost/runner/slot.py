@@ -43,6 +43,7 @@ from multihost.runner.sources import is_archive, make_ready
 from multihost.runner.tail import Tail
 from multihost.runner.warden import fork_guarded
 
+_KEPT_BYTES = 64 * 1024 * 1024  # of what large values have left; tasks may need memory for other things
 Function = Callable[..., Any]
 Exceptions = tuple[type[BaseException], ...]
 
@@ -77,7 +78,7 @@ def main(pipe: Connection, control: socket.socket, report: Connection, config: S
         fork_guarded(report, release)
     except OSError:
         os._exit(1)  # there is no room for a process; that nothing was reported tells it
-    reuse_large()
+    reuse_large(_KEPT_BYTES)
     slot = Slot(Pipe(pipe), control, config)
     with contextlib.suppress(EOFError, OSError):  # the worker closed the pipe, or is gone
         slot.serve()
@@ -250,9 +251,9 @@ class Slot:
             if self._scratch.made:
                 self._scratch.remove(token)
             now = time.perf_counter()
-            self._outbox.put(token, kind, content, now - began)
+            is_large = self._outbox.put(token, kind, content, now - began)
             began = now
-            if now - handed > GATHER_SECONDS or "careful" in order.options:
+            if is_large or now - handed > GATHER_SECONDS or "careful" in order.options:
                 self._outbox.hand_over()
                 handed = now
             elif self._backlog:
