@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -24,7 +25,7 @@ from multihost.runner.pipe import widen
 from multihost.runner.tail import Tail
 from multihost.runner.warden import END, descendants, read_child, read_ended
 from multihost.wire import messages
-from multihost.wire.frames import Buffer, FrameReader, frame
+from multihost.wire.frames import Buffer, FrameReader, Spares, frame
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class _Process:
     report: Connection  # where the warden says how the child ended
     stack: Path  # where it writes the Python stack it is in, when it is interrupted
     tail: Tail  # where it writes what it printed last
-    frames: FrameReader = field(default_factory=lambda: FrameReader(_MAX_FRAME))
+    frames: FrameReader
     outbox: deque[memoryview] = field(default_factory=deque)
     blocked: bool = False  # whether the selector tells when it can be written to
     interrupted: bool = False  # and what it ran then has not ended yet
@@ -93,6 +94,7 @@ class Slots:
         self._worker, self._host = worker, socket.gethostname()
         self._oom_kills = memory.OomKills()
         self._blobs: dict[str, bytes] = {}
+        self._spares = Spares()
         self._processes: dict[int, _Process] = {}
         self._directory, self._lock = scratch.make_directory()
         scratch.remove_left()
@@ -143,7 +145,8 @@ class Slots:
                 raise
         our_control.setblocking(False)
         ours.setblocking(False)
-        child = self._processes[number] = _Process(number, process, ours, our_control, report, stack, tail)
+        frames = FrameReader(_MAX_FRAME, self._spares)
+        child = self._processes[number] = _Process(number, process, ours, our_control, report, stack, tail, frames)
         self._selector.register(ours, selectors.EVENT_READ, (self._ready, child))
         self._selector.register(process.sentinel, selectors.EVENT_READ, (self._died, child))
         for need in needs:
@@ -271,8 +274,9 @@ class Slots:
                     self._selector.unregister(child.pipe)
                 return reports
             try:
-                contents = child.frames.received(size)
-                reports.extend(_event(child.number, messages.decode_child(content)) for content in contents)
+                for content in child.frames.received(size):
+                    message = messages.decode_child(content)
+                    reports += _events(child.number, message, len(content) > messages.WEIGHT_BYTES)
             except ProtocolError as error:
                 logger.warning("a child process is killed: %s", error)
                 child.killed = True
@@ -282,8 +286,8 @@ class Slots:
                 child.interrupted = False
                 if self._is_crowded(child):
                     reports.append(events.Crowded(child.number))
-            if size < len(space) and not child.frames.pending:
-                return reports  # that was all; of a large frame, more may have come meanwhile
+            if reports or (size < len(space) and not child.frames.pending):
+                return reports  # of a large frame, more may have come meanwhile
 
     def _is_crowded(self, child: _Process) -> bool:
         """Whether there are processes in its family besides itself."""
@@ -327,13 +331,18 @@ class Slots:
         return self._directory / f"scratch-{number}"
 
 
-def _event(child: int, message: messages.Message) -> events.FromChild:
+def _events(child: int, message: messages.Message, heavy: bool) -> Iterator[events.FromChild]:
+    """What a child has said; of large outcomes, as much at a time as the master's cap on a frame asks for."""
     match message:
-        case ("outcomes", parts, outcomes, seconds):
-            return events.Finished(child, outcomes, seconds, parts)  # type: ignore[arg-type]
+        case ("outcomes", list(parts), list(outcomes), float(seconds)):
+            if heavy:
+                yield from (events.Finished(child, [], 0.0, some) for some in messages.split(parts))
+                for some in messages.split(outcomes):
+                    yield events.Finished(child, some, seconds * len(some) / len(outcomes))
+            else:
+                yield events.Finished(child, outcomes, seconds, parts)
         case (str(name), *fields):
-            return _FROM_CHILD[name](child, *fields)  # type: ignore[arg-type]
-    raise AssertionError("decode_child lets nothing else through")
+            yield _FROM_CHILD[name](child, *fields)  # type: ignore[arg-type]
 
 
 def _signal(child: _Process, number: int) -> None:

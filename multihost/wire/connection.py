@@ -13,7 +13,7 @@ from multihost.errors import JOB_ERRORS, ClusterFull, MasterUnreachable, Protoco
 from multihost.payload import PYTHON_MINOR
 from multihost.settings import Address
 from multihost.wire import messages, sockets
-from multihost.wire.frames import Buffer, FrameReader, frame
+from multihost.wire.frames import Buffer, FrameReader, Spares, frame
 from multihost.wire.handshake import MAX_HANDSHAKE_FRAME, ClientHandshake
 
 logger = logging.getLogger(__name__)
@@ -23,8 +23,6 @@ SEND_SECONDS = 30.0
 # What is heard within so long needs no look at what the kernel still has to send, which costs as much as to receive.
 _HEARD_SECONDS = 0.1
 _ATTEMPT_SECONDS = 5.0
-# A buffer of up to this size is kept for the next large frame: a new one has pages that the kernel must find first.
-_SPARE_BYTES = 16 * 1024 * 1024
 _MAX_FRAME = 1 << 40  # the master is trusted with what it sends; it has its own caps
 
 
@@ -38,7 +36,7 @@ class Connection:
         sock.setblocking(False)
         sockets.configure(sock)
         self._socket = sock
-        self._frames = FrameReader(MAX_HANDSHAKE_FRAME, _SPARE_BYTES)
+        self._frames = FrameReader(MAX_HANDSHAKE_FRAME, Spares())
         self._sending = threading.Lock()
         self._alive = time.monotonic()  # when the master last gave a sign of life
         self._sent = self._received = self._acknowledged = 0  # bytes
@@ -55,13 +53,9 @@ class Connection:
         self.send_frame(messages.encode(value))
 
     def send_batch(self, batch: list[messages.Message]) -> None:
-        """Send messages on a link, in as many frames as the master's cap on a frame asks for."""
-        parts = messages.encode(batch)
-        if sum(map(len, parts)) <= messages.WEIGHT_BYTES:
+        """Send messages on a link, in as many frames as the master's cap on one asks for."""
+        for parts in messages.frames_of(batch):
             self.send_frame(parts)
-        else:
-            for part in messages.split(batch):
-                self.send(part)
 
     def send_frame(self, parts: list[Buffer]) -> None:
         with self._sending:

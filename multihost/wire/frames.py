@@ -5,6 +5,7 @@ eight bytes of length behind it. Pure: bytes in, bytes out.
 """
 
 import struct
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 
 from multihost.errors import ProtocolError
@@ -41,20 +42,47 @@ def rest(parts: Sequence[Buffer], written: int) -> Sequence[Buffer]:
     return []
 
 
+class Spares:
+    """Buffers that large frames have left, up to ``most_bytes`` in all, for the next ones of all that share them.
+
+    A new one has pages that the kernel must find and clear first, which takes longer than to fill them.
+    """
+
+    def __init__(self, most_bytes: int = 32 * 1024 * 1024) -> None:
+        self._most_bytes, self._bytes = most_bytes, 0
+        self._buffers: list[bytearray] = []  # the smallest first
+
+    def take(self, size: int) -> bytearray | None:
+        """The smallest one of at least ``size`` bytes; None if there is none."""
+        place = bisect_left(self._buffers, size, key=len)
+        if place == len(self._buffers):
+            return None
+        buffer = self._buffers.pop(place)
+        self._bytes -= len(buffer)
+        return buffer
+
+    def give(self, buffer: bytearray) -> None:
+        """Nobody uses ``buffer`` any more. Where that is too much, the largest ones stay."""
+        if len(buffer) > self._most_bytes:
+            return
+        insort(self._buffers, buffer, key=len)
+        self._bytes += len(buffer)
+        while self._bytes > self._most_bytes:
+            self._bytes -= len(self._buffers.pop(0))
+
+
 class FrameReader:
     """Cuts what a socket delivers into frames. A large one has a buffer of its own, which grows as its bytes come.
 
     Usage: read from the socket into ``space()``, then iterate over ``received(n)``. Each frame is a view that is
-    valid until the next call of ``space()``.
-
-    With ``spare_bytes`` a buffer of up to that size is used again, and a large frame is overwritten by the next one.
+    valid until the next one is asked for, or ``space()``; that of a large one for good, if there are no ``spares``.
 
     Raises: ProtocolError from ``received`` when a frame claims more than ``limit`` bytes, before any of it is stored.
     """
 
-    def __init__(self, limit: int, spare_bytes: int = 0) -> None:
+    def __init__(self, limit: int, spares: Spares | None = None) -> None:
         self.limit = limit
-        self._spare_bytes, self._spare = spare_bytes, bytearray()
+        self._spares = spares
         self._shared = bytearray(_SMALL + 12)
         self._buffer = self._shared  # what is being filled: the shared buffer, or the one of a large frame
         self._start = self._end = 0  # the bytes received and not yet handed out
@@ -80,11 +108,11 @@ class FrameReader:
         self._end += size
         if self._large:
             if self._end == self._large:
-                whole = memoryview(self._buffer)[: self._large]
-                if len(self._buffer) <= self._spare_bytes:
-                    self._spare = self._buffer
+                buffer, size = self._buffer, self._large
                 self._buffer, self._large, self._start, self._end = self._shared, 0, 0, 0
-                yield whole
+                yield memoryview(buffer)[:size]
+                if self._spares is not None:
+                    self._spares.give(buffer)
             return
         view = memoryview(self._buffer)
         while (found := self._header()) is not None:
@@ -117,12 +145,17 @@ class FrameReader:
         return prefix, length
 
     def _go_large(self, begun: memoryview, length: int) -> None:
-        self._buffer = self._spare if length <= len(self._spare) else bytearray(min(length, _FIRST_LARGE))
+        spare = self._spares.take(length) if self._spares is not None else None
+        self._buffer = spare or self._new(min(length, _FIRST_LARGE))
         self._buffer[: len(begun)] = begun
         self._large, self._start, self._end = length, 0, len(begun)
 
     def _grow(self) -> None:
         """More room for a large frame: a peer that claims much and sends little has taken little."""
-        larger = bytearray(min(self._large, _GROWTH * len(self._buffer)))
+        larger = self._new(min(self._large, _GROWTH * len(self._buffer)))
         larger[: self._end] = self._buffer
         self._buffer = larger
+
+    def _new(self, size: int) -> bytearray:
+        """A buffer for ``size`` bytes. The next frame, for which it may be used again, is hardly ever just as large."""
+        return bytearray(size if self._spares is None else size + size // 8)

@@ -7,7 +7,7 @@ list, tuple, dict, set) and nothing else.
 import io
 import pickle
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from multihost.errors import ProtocolError
 from multihost.payload import parts_of
@@ -22,6 +22,7 @@ WEIGHT_BYTES = 4 * 1024 * 1024
 # Up to this size a frame is copied before it is decoded: a file in C is quicker, and needs no call for each part.
 _COPIED_BYTES = 1024 * 1024
 Message = tuple[object, ...]
+T = TypeVar("T")
 
 # The first request on a connection names one of these; the stock server's others (shutdown, debug_info, ...) are
 # not served, so no key holder can reach them.
@@ -229,12 +230,21 @@ def decode_child(content: Buffer) -> Message:
     raise ProtocolError("a child process wrote something that is no message of a child")
 
 
-def split(batch: list[Message], weight_bytes: int = WEIGHT_BYTES) -> Iterator[list[Message]]:
-    """``batch`` in parts, so that a frame holds either messages of ``weight_bytes`` in all or a single heavier one.
+def frames_of(batch: list[Message]) -> Iterator[list[Buffer]]:
+    """The contents of as many frames as the master's cap on one asks for, and a receiver's memory."""
+    parts = encode(batch)
+    if sum(map(len, parts)) <= WEIGHT_BYTES:
+        yield parts
+    else:
+        yield from map(encode, split(batch))
+
+
+def split(batch: list[T], weight_bytes: int = WEIGHT_BYTES) -> Iterator[list[T]]:
+    """``batch``, of messages or rows, in parts: each is either ``weight_bytes`` in all or a single heavier one.
 
     A single one carries one large payload at most, and that is what the cap on a frame is made for.
     """
-    part: list[Message] = []
+    part: list[T] = []
     weight = 0
     for message in batch:
         heavy = _weight(message)

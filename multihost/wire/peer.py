@@ -4,7 +4,6 @@ import asyncio
 import logging
 import socket
 from collections import deque
-from collections.abc import Sequence
 from multiprocessing import AuthenticationError
 from typing import TYPE_CHECKING, Protocol
 
@@ -75,7 +74,7 @@ class Peer(asyncio.BufferedProtocol):
         self._server = server
         self._handler = server.handler
         self._handshake = ServerHandshake(*server.authkeys)
-        self._frames = FrameReader(MAX_HANDSHAKE_FRAME)
+        self._frames = FrameReader(MAX_HANDSHAKE_FRAME, server.spares)
         self._receive = self._receive_handshake
         self._role = ""
         self._transport: asyncio.Transport
@@ -154,9 +153,10 @@ class Peer(asyncio.BufferedProtocol):
         """Answer a request of the managers protocol."""
         self.write_frame(messages.encode((kind, value)))
 
-    def send(self, batch: Sequence[messages.Message]) -> None:
-        """Send a batch of messages on a link."""
-        self.write_frame(messages.encode(list(batch)))
+    def send(self, batch: list[messages.Message]) -> None:
+        """Send a batch of messages on a link, in as many frames as a receiver's memory asks for."""
+        for parts in messages.frames_of(batch):
+            self.write_frame(parts)
 
     def write_frame(self, parts: list[Buffer]) -> None:
         if self._ending or self._transport.is_closing():

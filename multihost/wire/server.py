@@ -16,6 +16,7 @@ from multihost.errors import ClusterFull
 from multihost.logs import Seldom
 from multihost.settings import Address
 from multihost.wire.doorway import Doorway, WrongKeys
+from multihost.wire.frames import Spares
 from multihost.wire.peer import Handler, Peer
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Server:
         self.handler = handler
         self.limits = Limits() if limits is None else limits
         self.peers: dict[int, Peer] = {}
+        self.spares = Spares()
         self._numbers = itertools.count(1)
         self._doorway: Doorway[Peer] = Doorway(self.limits.pending, self.limits.pending_per_address)
         self._wrong_keys = WrongKeys()

@@ -48,3 +48,23 @@ def test_a_chunk_whose_worker_is_killed_repeats_the_item_that_ran_and_no_other(
         assert runs == [2 if n == victim else 1 for n in range(10)]
         survivor.term()
         assert survivor.wait() == 0
+
+
+class Heavy:
+    """Made at once, and large when it travels."""
+
+    SIZE = 9_000_000
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> tuple[type[bytes], tuple[bytes]]:
+        return bytes, (bytes([self.number]) * self.SIZE,)
+
+
+def test_large_results_that_a_child_has_at_the_same_time_are_no_frame_that_the_master_refuses(cluster: Cluster) -> None:
+    cluster.start_master(MULTIHOST_MAX_PAYLOAD="10000000")
+    cluster.start_worker("one", slots=1)
+    results: list[object] = list(cluster.pool().map(Heavy, range(8), chunksize=8))
+    assert results == [bytes([n]) * Heavy.SIZE for n in range(8)]
+    assert cluster.statistics()["redelivered"] == 0

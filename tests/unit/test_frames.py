@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from multihost.errors import ProtocolError
-from multihost.wire.frames import Buffer, FrameReader, frame, header
+from multihost.wire.frames import Buffer, FrameReader, Spares, frame, header
 
 KIB = 1024
 LIMIT = 1024 * KIB
@@ -108,20 +108,43 @@ def test_frame_larger_than_its_first_buffer_comes_out_as_it_went_in() -> None:
     assert feed(FrameReader(8 * LIMIT), stream, [7, LIMIT + 3, 2 * LIMIT + 4]) == [whole, b"next"]
 
 
-def test_buffer_of_a_large_frame_is_used_again_where_that_is_wanted() -> None:
-    reader = FrameReader(LIMIT, spare_bytes=600 * KIB)
-    buffers = []
-    for number, size in enumerate((500, 300, 500, 600, 800, 400)):
-        whole = content(number, size * KIB)
-        stream = wire(frame([whole]))
-        (view,) = [view for piece in (stream[:1000], stream[1000:]) for view in _views(reader, piece)]
-        assert view == whole
-        buffers.append(view.obj)
-    first, second, third, fourth, fifth, sixth = buffers
-    assert first is second is third
-    assert fourth is not first
-    assert fifth is not fourth
-    assert sixth is fourth
+def _large(reader: FrameReader, number: int, size: int) -> object:
+    """The buffer in which a frame of that size was received."""
+    whole = content(number, size)
+    stream = wire(frame([whole]))
+    (seen,) = [(bytes(view), view.obj) for piece in (stream[:1000], stream[1000:]) for view in _views(reader, piece)]
+    assert seen[0] == whole
+    return seen[1]
+
+
+def test_buffer_of_a_large_frame_is_used_again_by_any_reader_that_shares_it() -> None:
+    spares = Spares(1000 * KIB)
+    one, other = FrameReader(LIMIT, spares), FrameReader(LIMIT, spares)
+    first = _large(one, 1, 500 * KIB)
+    assert _large(other, 2, 300 * KIB) is first
+    assert _large(one, 3, 520 * KIB) is first, "the next one may be a little larger"
+    second = _large(one, 4, 800 * KIB)
+    assert second is not first
+    assert _large(one, 5, 500 * KIB) is second, "together they are more than is kept, so the larger one was"
+    assert _large(other, 6, 1000 * KIB) is not second
+    assert _large(other, 7, 700 * KIB) is second, "what is too large by itself is not kept, and drives nothing out"
+
+
+def test_buffer_is_nobody_elses_while_a_frame_is_received_into_it_or_looked_at() -> None:
+    spares = Spares()
+    one, other = FrameReader(LIMIT, spares), FrameReader(LIMIT, spares)
+    first = _large(one, 1, 500 * KIB)
+    whole = content(2, 500 * KIB)
+    stream = wire(frame([whole]))
+    _views(one, stream[:1000])
+    assert _large(other, 3, 400 * KIB) is not first
+    one.space()[:] = stream[1000:]
+    views = one.received(len(stream) - 1000)
+    view = next(views)
+    assert view.obj is first
+    assert _large(other, 4, 450 * KIB) is not first
+    assert view == whole
+    assert not list(views)
 
 
 def test_large_frame_stays_intact_while_the_next_ones_are_read() -> None:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from multihost.wire import messages
 from multihost.wire import peer as peer_module
 from multihost.wire.frames import FrameReader, frame
 from multihost.wire.peer import Peer
@@ -71,7 +72,7 @@ def written() -> list[int]:
 @pytest.fixture
 def transport(written: list[int]) -> FakeTransport:
     handler = SimpleNamespace(writable=written.append)
-    peer = Peer(cast(Server, SimpleNamespace(authkeys=[b"key"], handler=handler)), 7)
+    peer = Peer(cast(Server, SimpleNamespace(authkeys=[b"key"], handler=handler, spares=None)), 7)
     transport = FakeTransport()
     cast(Any, peer)._transport = transport
     transport.peer = peer
@@ -157,3 +158,11 @@ def test_connection_that_is_closed_while_a_large_frame_leaves_closes_behind_it(t
     drain(transport, lambda: not transport.held)
     assert contents(transport.sent) == [large]
     assert frame([large])[0] == transport.sent[:4]
+
+
+def test_several_large_payloads_in_a_batch_leave_in_as_many_frames(transport: FakeTransport) -> None:
+    large = [("outcomes", [(number, "result", os.urandom(3_000_000), "")]) for number in range(3)]
+    transport.room = 10_000_000
+    transport.peer.send([("room",), *large, ("workers", 1, 2)])
+    first, second, third = map(messages.decode, contents(transport.sent))
+    assert (first, second, third) == ([("room",), large[0]], [large[1]], [large[2], ("workers", 1, 2)])

@@ -9,13 +9,25 @@ from typing import Any
 import pytest
 
 from multihost.errors import ProtocolError, ResultTooLarge
-from multihost.payload import dump_error, load_part
+from multihost.payload import Large, dump_error, load_part
 from multihost.runner.backlog import Backlog, Order
 from multihost.runner.chunk import ChunkRun
 from multihost.runner.door import RelayDoor
 from multihost.runner.interrupts import stack_of_tasks
+from multihost.runner.outbox import Outbox
 from multihost.runner.output import LEFT_OUT, MAX_TASK_CHARACTERS, Output
 from multihost.wire.messages import Message
+
+# --- outcomes --------------------------------------------------------------------------------------------------------
+
+
+def test_tiny_outcomes_may_gather_and_large_ones_are_to_be_handed_over_at_once() -> None:
+    nothing: Any = None
+    outbox = Outbox(nothing, nothing, nothing)
+    assert not outbox.put(1, "result", bytes(1000), 0.0)
+    assert outbox.put(2, "result", bytes(100_000), 0.0)
+    assert outbox.put(3, "result", Large([bytes(300_000)]).stand_in(), 0.0)
+
 
 # --- chunks ----------------------------------------------------------------------------------------------------------
 
