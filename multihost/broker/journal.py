@@ -48,11 +48,11 @@ _STEP_BYTES = 1024 * 1024
 # Below this size, or twice what the last compaction left, compacting again is not worth it.
 _LEAST_BYTES = 8 * 1024 * 1024
 # Large values are read back many times as fast as as many bytes of small ones, so a journal of such may be larger.
-_LEAST_LARGE_BYTES = 64 * 1024 * 1024
-# So many times what is held is a journal of large values before a compaction, which writes that again; when it has
-# become really large, fewer times are enough. With less, each value is written more often, and more takes more of the
-# disk.
-_CHEAP, _DEAR = 16, 4
+_LEAST_LARGE_BYTES = 128 * 1024 * 1024
+# So many times what is held is a journal of large values before a compaction, which writes that again: as long as it is
+# not really large, one waits for a moment at which next to nothing is held. With less, each value is written more
+# often, and more takes more of the disk.
+_CHEAP, _DEAR = 64, 4
 _LARGE_BYTES = 256 * 1024 * 1024
 # So much at most of a large file that was replaced is kept for the next one. To write over what the kernel has in
 # memory takes half the time of new pages, and a tenth where a virtual machine has to be given those first.
@@ -82,9 +82,9 @@ class Journal(Protocol):
     def wants_compaction(self, held: Callable[[], int]) -> bool:
         """Whether the journal has grown to twice its size after the last compaction, and more.
 
-        Of small things 8 MiB are enough. Of large ones it is 64 MiB, and sixteen times what is ``held`` now (the bytes
+        Of small things 8 MiB are enough. Of large ones it is 128 MiB, and 64 times what is ``held`` now (the bytes
         of payloads, blobs and outcomes that a compaction would write again), from 256 MiB on four times. That is only
-        asked after each MiB.
+        asked after each MiB, and when nothing was written since this was asked last.
         """
 
     def compact(self, snapshot: Iterable[list[Record]]) -> Iterator[None]:
@@ -164,7 +164,8 @@ class DiskJournal:
         self._directory_changed = True
         self._compaction: Generator[None] | None = None
         self._floor = _LEAST_BYTES
-        self._looked = 0  # how large it was when it was asked last what is held
+        self._looked = 0  # how large it was when it was asked last what is held,
+        self._seen = 0  # and when it was asked last whether a compaction is wanted
         self._lock = lock(directory)
         try:
             self._rows = self._open(version, migrations)
@@ -221,9 +222,12 @@ class DiskJournal:
         if self._compaction is not None:
             return False
         size, small = self._rows.last.end, self._rows.last.end - self._rows.large
+        rests, self._seen = size == self._seen, size
         if small > max(self._floor, 2 * self._small_left):
             return True
-        if size <= max(self._floor, 2 * self._rows.compacted, _LEAST_LARGE_BYTES, self._looked + _STEP_BYTES):
+        if size <= max(self._floor, 2 * self._rows.compacted, _LEAST_LARGE_BYTES):
+            return False
+        if size <= self._looked + _STEP_BYTES and not rests:
             return False
         self._looked = size
         return size > (_CHEAP if size < _LARGE_BYTES else _DEAR) * held()
@@ -304,7 +308,8 @@ class DiskJournal:
         try:
             if is_large:
                 self._sync_directory()  # until then, a power cut may bring it back under its old name
-                old.cut(min(old.last.end, _SPARE_BYTES))
+                if old.extent > _SPARE_BYTES:
+                    old.cut(_SPARE_BYTES)
         except OSError:
             self._drop_spare()  # the next commit tells what is wrong
         finally:

@@ -23,6 +23,7 @@ started (it holds the kernel's boot id) requires only the rows up to the last sy
 """
 
 import contextlib
+import mmap
 import os
 import secrets
 import struct
@@ -125,6 +126,11 @@ class RowFile:
             raise JournalDamaged(str(path), 0, 0, "its head or mark is not as it was written, or it is no journal", -1)
         return cls(path, file, version, seed, mark)
 
+    @property
+    def extent(self) -> int:
+        """How far the file was written, bytes: further than its rows, if it is written over."""
+        return max(self.last.end, self._ahead)
+
     # --- reading -----------------------------------------------------------------------------------------------
 
     def rows(self) -> Iterator[bytes]:
@@ -221,7 +227,7 @@ class RowFile:
                 self._extend(before.end, before.end + len(header) + size)
             self._put([header, *content], before.end)
             if durable:
-                os.fdatasync(self._file)
+                self._sync(before.end + len(header) + size)
             self.last = Position(number, before.end + len(header) + size, *_CHECKSUM.unpack_from(header, _ROW.size))
             self._synced = number if durable else self._synced
             large = sum(length for part in content if (length := len(part)) > _VALUE_BYTES)
@@ -234,14 +240,14 @@ class RowFile:
 
     def flush(self) -> None:
         """Have the disk write what it has been given. Raises: OSError."""
-        os.fdatasync(self._file)
+        self._sync(self.last.end)
 
     def sync(self) -> None:
         """Have all rows on the disk, and a mark that says so. Raises: OSError."""
-        os.fdatasync(self._file)
+        self._sync(self.last.end)
         self._synced = self.last.row
         self._put_mark()
-        os.fdatasync(self._file)
+        self._sync(self.last.end)
 
     def trim(self) -> None:
         """Let the file end behind its rows."""
@@ -276,6 +282,14 @@ class RowFile:
             self._ahead = end + _AHEAD_BYTES
         except OSError:
             self.cut(begin)  # there may be room for the row
+
+    def _sync(self, end: int) -> None:
+        """Have the disk write all up to ``end``. Behind it, a file that is written over has what is of no use."""
+        if self._ahead - end <= _AHEAD_BYTES:
+            os.fdatasync(self._file)
+            return
+        with mmap.mmap(self._file, end) as rows:
+            rows.flush()
 
     def _put_mark(self) -> None:
         mark = Mark(self.last.row, self.last.chain or 0, self._synced, self.compacted, self._boot)

@@ -12,7 +12,9 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,6 +38,24 @@ class _Content:
     def synced(self) -> None:
         self.durable = self.after(lambda: True)
         self.pending.clear()
+
+    def synced_up_to(self, end: int) -> None:
+        """The first ``end`` bytes are on the disk; what is behind them still waits."""
+        waiting: list[tuple[int, bytes | None]] = []
+        for offset, data in self.pending:
+            if data is None and offset < end:
+                del self.durable[offset:]
+                waiting.clear()
+            elif data is None:
+                waiting.append((offset, data))
+            else:
+                here, behind = data[: max(0, end - offset)], data[max(0, end - offset) :]
+                if here:
+                    self.durable.extend(bytes(max(0, offset + len(here) - len(self.durable))))
+                    self.durable[offset : offset + len(here)] = here
+                if behind:
+                    waiting.append((offset + len(here), behind))
+        self.pending = waiting
 
     def after(self, is_written: Callable[[], bool]) -> bytearray:
         """What a reader finds if each pending sector was written or not, as ``is_written`` says."""
@@ -61,6 +81,23 @@ def _sectors(begin: int, end: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(borders))
 
 
+class _Mapping:
+    """The first bytes of a file, as ``mmap.mmap`` has them."""
+
+    def __init__(self, disk: "Disk", file: int, length: int) -> None:
+        assert length <= os.fstat(file).st_size
+        self._disk, self._file, self._length = disk, file, length
+
+    def __enter__(self) -> "_Mapping":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def flush(self) -> None:
+        self._disk.sync_start(self._file, self._length)
+
+
 class Disk:
     """``os``, with a count of the calls that change something, and with something that happens at one of them."""
 
@@ -68,7 +105,8 @@ class Disk:
         """An empty disk, or one with what is in the directory ``found``."""
         for module in (journal, rowfile, repair):
             monkeypatch.setattr(module, "os", self)
-        self.calls = 0
+        monkeypatch.setattr(rowfile, "mmap", SimpleNamespace(mmap=partial(_Mapping, self)))
+        self.calls = self.starts_synced = 0
         self.crash_at: int | None = None  # the number of the call in which the process dies
         self.fail_at: range = range(0)  # the numbers of the calls that fail
         self.error = errno.ENOSPC
@@ -123,6 +161,12 @@ class Disk:
     def fdatasync(self, file: int) -> None:
         self._call()
         self._files[file].synced()
+
+    def sync_start(self, file: int, end: int) -> None:
+        """Sync the first ``end`` bytes of a file."""
+        self._call()
+        self.starts_synced += 1
+        self._files[file].synced_up_to(end)
 
     def fsync(self, directory: int) -> None:
         self._call()

@@ -438,7 +438,9 @@ def test_journal_of_large_values_may_be_larger_and_is_compacted_when_most_are_of
     assert not opened.wants_compaction(tell)
     assert asked == 3, "only behind what is little anyway"
     held = 200_000
+    commit(opened, bytes(200))
     assert not opened.wants_compaction(tell), "before more is written, it is not asked again"
+    assert opened.wants_compaction(tell), "unless nothing is written between two looks"
     commit(opened, bytes(2000))
     assert opened.wants_compaction(tell)
     assert [*opened.compact([bytes(100_000)] for _ in range(2))]
