@@ -40,8 +40,8 @@ class Column:
 
 COLUMNS = (
     Column("one by one, tasks/s", "one by one", ("one by one",)),
-    Column("map chunksize=1, tasks/s", "map, chunksize=1", ("map, chunksize=1",)),
-    Column("map default chunks, tasks/s", "map, default chunks", ("map, default chunks",)),
+    Column("map chunksize=1, tasks/s", "map chunksize=1", ("map chunksize=1",)),
+    Column("map default chunks, tasks/s", "map default chunks", ("map default chunks",)),
     Column("round trip p50 / p99, µs", "round trip", ("round trip p50", "round trip p99"), less_is_better=True),
     Column("sleeps of 1 / 10 / 100 ms, efficiency", "sleeps", ("sleep 1 ms", "sleep 10 ms", "sleep 100 ms"), ".3f"),
     Column("10 MB argument / result, MB/s", "10 MB argument", ("10 MB argument", "10 MB result")),

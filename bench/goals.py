@@ -40,8 +40,8 @@ class Goal:
 GOALS = (
     Goal("one by one", least=2.5, beside="pool"),
     Goal("one by one", least=1.0, beside="fiber"),
-    Goal("map, chunksize=1", least=1.2, beside="pool"),
-    Goal("map, default chunks", least=0.5, beside="pool"),
+    Goal("map chunksize=1", least=1.2, beside="pool"),
+    Goal("map default chunks", least=0.5, beside="pool"),
     Goal("round trip p50", most=1.5, beside="pool"),
     Goal("round trip p99", most=1.0, beside="pool"),
     Goal("sleep 1 ms", least=0.88),

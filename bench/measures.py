@@ -74,13 +74,13 @@ def one_by_one(system: System, effort: Effort) -> Figures:
 
 def mapped(system: System, effort: Effort) -> Figures:
     """Tasks a second of a map whose every item travels alone."""
-    return {"map, chunksize=1": _map_rate(system, effort, "map, chunksize=1", 1, effort.most_tasks)}
+    return {"map chunksize=1": _map_rate(system, effort, "map chunksize=1", 1, effort.most_tasks)}
 
 
 def mapped_in_chunks(system: System, effort: Effort) -> Figures:
     """Tasks a second of a map whose chunks the system chooses."""
     most = effort.most_tasks * _ITEMS_PER_CHUNK
-    return {"map, default chunks": _map_rate(system, effort, "map, default chunks", None, most)}
+    return {"map default chunks": _map_rate(system, effort, "map default chunks", None, most)}
 
 
 def round_trip(system: System, effort: Effort) -> Figures:
@@ -187,8 +187,8 @@ def overtaken(starts: list[float]) -> list[float]:
 FRESH = frozenset({"queued"})
 MEASURES: dict[str, Callable[[System, Effort], Figures]] = {
     "one by one": one_by_one,
-    "map, chunksize=1": mapped,
-    "map, default chunks": mapped_in_chunks,
+    "map chunksize=1": mapped,
+    "map default chunks": mapped_in_chunks,
     "round trip": round_trip,
     "sleeps": sleeps,
     "10 MB argument": large_argument,

@@ -30,8 +30,8 @@ from systems import QUICK, SYSTEMS, SystemSpec
 
 TABLE_MEASURES = (
     "one by one",
-    "map, chunksize=1",
-    "map, default chunks",
+    "map chunksize=1",
+    "map default chunks",
     "round trip",
     "sleeps",
     "10 MB argument",

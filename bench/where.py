@@ -65,7 +65,7 @@ def round_trips(pool: multihost.Pool, tasks: int) -> None:
 
 WORKLOADS: dict[str, tuple[Workload, int]] = {  # and how many tasks it has for each of those asked for, inverted
     "one by one": (one_by_one, 1),
-    "map, chunksize=1": (mapped, 1),
+    "map chunksize=1": (mapped, 1),
     "round trip": (round_trips, 10),
 }
 

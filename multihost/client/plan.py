@@ -9,6 +9,10 @@ from dataclasses import dataclass
 
 # More hides more of what a chunk costs (some 0.3 ms in client, master and worker); less balances better.
 _CHUNK_SECONDS = 0.005
+# At the end chunks get smaller, but not below this: that all slots end together is worth no more than what they cost.
+_LEAST_SECONDS = 0.001
+# An item by itself takes about so much longer than one of many.
+_COLD_SECONDS = 0.00002
 _MAX_ITEMS = 4096
 _MAX_BYTES = 1024 * 1024
 # While nothing is measured: enough to see how long an item takes, few enough that most are left to go in chunks.
@@ -69,8 +73,10 @@ class Plan:
         """So many items took so long; their results have so many bytes. 0 seconds: they did not run."""
         if not items or seconds <= 0:
             return
-        last = seconds / items
-        self._seconds = last if self._seconds is None else (self._seconds + last) / 2
+        last = seconds / items if items > 1 else max(seconds / 10, seconds - _COLD_SECONDS)
+        known = last if self._seconds is None else self._seconds
+        # That items are long is believed sooner than that they are short, unless many of them say so.
+        self._seconds = last + (known - last) / (2 if last > known else 1 + items)
         self._bytes = max(size_bytes / items, self._bytes)
 
     def widen(self) -> bool:
@@ -95,7 +101,8 @@ class Plan:
             return min(1, self.left)
         by_time = int(_CHUNK_SECONDS / self._seconds)
         shares = self.left // (2 * slots)  # smaller and smaller pieces at the end: all slots end together
-        return min(self.left, max(1, min(by_time, shares, _MAX_ITEMS, self._within_bytes())))
+        least = int(_LEAST_SECONDS / self._seconds)
+        return min(self.left, max(1, min(by_time, max(least, shares), _MAX_ITEMS, self._within_bytes())))
 
     def _within_bytes(self) -> int:
         return max(1, int(_MAX_BYTES / self._bytes)) if self._bytes else _MAX_ITEMS

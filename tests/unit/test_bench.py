@@ -47,8 +47,8 @@ def test_what_no_system_has_measured_has_no_column() -> None:
 
 def test_a_missing_figure_is_a_dash_with_a_footnote() -> None:
     one, two = row("one", one_by_one=[1.0]), row("two", one_by_one=[1.0])
-    three = Row("three", {"map, chunksize=1": [1.0], "one by one": [1.0]})
-    one.missing["map, chunksize=1"] = two.missing["map, chunksize=1"] = "it has no map."
+    three = Row("three", {"map chunksize=1": [1.0], "one by one": [1.0]})
+    one.missing["map chunksize=1"] = two.missing["map chunksize=1"] = "it has no map."
     text = table([one, two, three])
     assert [cells(line)[2] for line in text.splitlines()[2:5]] == ["- [1]", "- [1]", "1"]
     assert text.endswith("\n[1] it has no map.\n"), "the same reason is told once"

@@ -32,7 +32,7 @@ def test_the_first_items_go_one_by_one_two_for_each_slot() -> None:
 def test_items_of_a_short_function_go_in_chunks_of_five_milliseconds() -> None:
     plan = Plan(1_000_000)
     taken(plan)
-    plan.part(1, 0.0001, 10)
+    plan.part(2, 0.0002, 10)
     plan.ended()
     assert [len(chunk) for chunk in taken(plan)] == [50] * 5, "four for each slot are under way"
 
@@ -52,13 +52,47 @@ def test_chunks_become_smaller_at_the_end_so_that_all_slots_end_together() -> No
     while outstanding:
         chunk = outstanding.pop(0)
         sizes.append(len(chunk))
-        plan.part(len(chunk), len(chunk) * 1e-6, 10)
+        plan.part(len(chunk), len(chunk) * 0.001, 10)
         plan.ended()
         outstanding += taken(plan)
-    assert sizes[:5] == [1, 1, 1, 1, 25]
+    assert sizes[:5] == [1, 1, 1, 1, 5]
     assert sizes[4:] == sorted(sizes[4:], reverse=True)
     assert sizes[-1] == 1
     assert sum(sizes) == 104
+
+
+def test_chunks_are_not_so_small_that_they_cost_more_than_their_items() -> None:
+    plan = Plan(1000)
+    outstanding = taken(plan)
+    sizes = []
+    while outstanding:
+        chunk = outstanding.pop(0)
+        sizes.append(len(chunk))
+        plan.part(len(chunk), len(chunk) * 0.0001, 10)
+        plan.ended()
+        outstanding += taken(plan)
+    assert min(sizes[4:-1]) == 10
+    assert sum(sizes) == 1000
+
+
+def test_a_lone_item_is_known_to_take_longer_than_one_of_many() -> None:
+    plan = Plan(100_000)
+    taken(plan)
+    plan.part(1, 0.00003, 10)
+    (first, *_) = taken(plan)
+    assert len(first) == 500
+
+
+def test_many_items_are_believed_at_once_that_they_are_short_and_a_single_one_that_it_is_long() -> None:
+    plan = Plan(1_000_000)
+    taken(plan)
+    plan.part(1, 0.1, 10)
+    plan.part(500, 500 * 0.00001, 10)
+    plan.ended()
+    assert len(taken(plan)[0]) > 20
+    plan.part(1, 0.1, 10)
+    plan.ended()
+    assert len(taken(plan)[0]) == 1
 
 
 def widened(plan: Plan) -> list[int]:
@@ -155,7 +189,7 @@ def test_a_function_that_becomes_slower_gets_smaller_chunks() -> None:
 
     def sizes() -> Iterator[int]:
         for seconds in (2**-17, 2**-10, 2**-10, 2**-10):
-            plan.part(1, seconds, 10)
+            plan.part(2, 2 * seconds, 10)
             chunk = plan.take(100, small)
             assert chunk is not None
             yield len(chunk)
