@@ -285,11 +285,15 @@ class RowFile:
 
     def _sync(self, end: int) -> None:
         """Have the disk write all up to ``end``. Behind it, a file that is written over has what is of no use."""
-        if self._ahead - end <= _AHEAD_BYTES:
+        rows: mmap.mmap | None = None
+        if self._ahead - end > _AHEAD_BYTES:
+            with contextlib.suppress(OSError):  # not every file system has it
+                rows = mmap.mmap(self._file, end)
+        if rows is None:
             os.fdatasync(self._file)
-            return
-        with mmap.mmap(self._file, end) as rows:
-            rows.flush()
+        else:
+            with rows:
+                rows.flush()
 
     def _put_mark(self) -> None:
         mark = Mark(self.last.row, self.last.chain or 0, self._synced, self.compacted, self._boot)

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pickle import PickleBuffer
 
+from multihost.payload import LARGE_BYTES
 from multihost.runner.chunk import ChunkRun
 from multihost.runner.interrupts import Interrupts
 from multihost.runner.output import Output
 from multihost.runner.pipe import Pipe
 
-# Outcomes of tiny tasks are gathered for so long before they are handed over; those of slower ones go at once.
+# Outcomes of tiny tasks are gathered for so long before they are handed over; those of slower ones, and large ones, go
+# at once.
 GATHER_SECONDS = 0.001
-_LARGE_BYTES = 64 * 1024  # such a one, too
 # What has gathered behind a task that takes longer than those before it is handed over by a thread after so long.
 _PULSE_SECONDS = 0.02
 
@@ -51,7 +52,7 @@ class Outbox:
         """A task has ended; the caller sees to it that ``hand_over`` follows soon, and if this is true, at once."""
         self._outcomes.append((token, kind, content))  # without the lock: others only remove what was there before
         self._seconds += seconds
-        return type(content) is not bytes or len(content) > _LARGE_BYTES
+        return type(content) is not bytes or len(content) >= LARGE_BYTES
 
     def begin_chunk(self, token: int, chunk: ChunkRun) -> None:
         """Hand over what ends of this chunk, too, until ``end_chunk`` or ``break_chunk``."""

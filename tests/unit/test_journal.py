@@ -10,6 +10,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -475,6 +476,27 @@ def test_large_file_that_was_replaced_is_written_over_by_the_compaction_after_th
     opened.close()
     assert (tmp_path / "journal").stat().st_size < 2000
     assert not (tmp_path / "journal.spare").exists()
+
+
+@pytest.mark.usefixtures("_small")
+def test_file_is_written_over_where_the_file_system_cannot_map_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def refuse(*arguments: object) -> None:
+        asked.append(arguments)
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr(rowfile_module, "mmap", SimpleNamespace(mmap=refuse))
+    monkeypatch.setattr(journal_module, "_LEAST_LARGE_BYTES", 100_000)
+    opened, _ = reopened(tmp_path)
+    for _ in range(2):
+        commit(opened, bytes(1_500_000))
+        assert [*opened.compact([["all"]])] == []
+    assert asked
+    opened.close()
+    assert rows_in(tmp_path) == [["all"]]
 
 
 @pytest.mark.usefixtures("_small")

@@ -24,8 +24,8 @@ from multihost.wire.messages import Message
 def test_tiny_outcomes_may_gather_and_large_ones_are_to_be_handed_over_at_once() -> None:
     nothing: Any = None
     outbox = Outbox(nothing, nothing, nothing)
-    assert not outbox.put(1, "result", bytes(1000), 0.0)
-    assert outbox.put(2, "result", bytes(100_000), 0.0)
+    assert not outbox.put(1, "result", bytes(100_000), 0.0)
+    assert outbox.put(2, "result", bytes(300_000), 0.0)
     assert outbox.put(3, "result", Large([bytes(300_000)]).stand_in(), 0.0)
 
 
