@@ -166,6 +166,7 @@ def queued(system: System, effort: Effort) -> Figures:
 def fairness(system: System, effort: Effort) -> Figures:
     """Seconds by which tasks of 1 ms were overtaken by later ones, because of a long one among them."""
     count, long = effort.most_tasks // 2, 10 * effort.seconds
+    system.collect([system.submit(work.stamped_sleep, 0.001) for _ in range(_FIRST_TASKS)])
     begun = time.monotonic()
     handles = [system.submit(work.stamped_sleep, 0.001) for _ in range(count // 2)]
     handles.append(system.submit(work.stamped_sleep, long))

@@ -2,7 +2,8 @@
 
 A task has a sequence number, given here; the master drops what it has seen before, so sending again is safe. A new
 batch leaves when the last one was accepted: alone, a task leaves at once; under load, batches form by themselves.
-Behind a task that left alone one more batch leaves at once, for the master takes its time to say that it has it.
+But that is heard late where the program's own thread goes on submitting, by 5 ms and more, for which workers would have
+nothing to do: so behind a batch another one leaves when it is much larger, and behind a task that left alone, at once.
 """
 
 from collections import OrderedDict
@@ -18,6 +19,10 @@ from multihost.wire.messages import Message
 
 _MAX_BATCH_BYTES = 4 * 1024 * 1024
 _MAX_BATCH_TASKS = 4096
+# A batch leaves behind one that is not accepted if it has so many tasks, and so many times as many; behind one of more
+# bytes, none does.
+_LEAST_BEHIND, _TIMES_BEHIND, _MOST_BYTES_BEHIND = 16, 4, 64 * 1024
+_NEVER = 1 << 62
 # Acknowledgements ride on the next submit; so much may gather first, and stays in the master's memory meanwhile.
 _MAX_UNACKNOWLEDGED, _MAX_UNACKNOWLEDGED_BYTES = 256, 64 * 1024
 
@@ -53,7 +58,7 @@ class ClientCore:
     full: bool = False  # whether the master takes no more, until it says otherwise
     _heard: bool = False  # that it is full: it is to be told so
     _awaited: int = -1  # the highest number in the batches that are not accepted yet; -1: none is under way
-    _lone: bool = False  # whether that is one task, with none under way before it
+    _enough: int = 0  # so many unsent tasks make another batch before those are accepted
     _finished: list[int] = field(default_factory=list)  # outcomes that came and are not acknowledged
     _finished_bytes: int = 0
     _part_bytes: dict[int, int] = field(default_factory=dict)  # what has come of chunks that have not ended
@@ -109,7 +114,7 @@ class ClientCore:
 
     def next_batch(self, now: float) -> list[Message]:
         """What to send at ``now``; empty while the last batch is not accepted and nothing else is to be said."""
-        may_send = self._unsent and not self.full and (self._awaited < 0 or self._lone)
+        may_send = self._unsent and not self.full and (self._awaited < 0 or len(self._unsent) >= self._enough)
         batch = [*self._blobs.releases(), *(self._submits(now) if may_send else [])]
         if self._heard:
             self._heard, batch = False, [("waits",), *batch]
@@ -176,7 +181,7 @@ class ClientCore:
     def accepted(self, below: int) -> None:
         """The master has every task below this number."""
         if below > self._awaited:
-            self._awaited, self._lone = -1, False
+            self._awaited = -1
 
     def refused(self, below: int) -> list[int]:
         """The master is full, and has only the tasks below this number; those that fail for it, and are forgotten.
@@ -184,7 +189,7 @@ class ClientCore:
         Whatever is under way is refused, for the master takes nothing until it is told that we know.
         """
         refused = [number for number in range(below, self._awaited + 1) if number in self.pending]
-        self._awaited, self._lone, self.full, self._heard = -1, False, True, True
+        self._awaited, self.full, self._heard = -1, True, True
         for number in reversed(refused):
             self._unsent[number] = None
             self._unsent.move_to_end(number, last=False)
@@ -239,7 +244,7 @@ class ClientCore:
 
     def reconnected(self, known: bool, accepted: int) -> None:
         """A new connection: ``accepted`` as the master says; unless it is ``known`` there, the session starts anew."""
-        self._awaited, self._lone, self.full, self._heard = -1, False, False, False
+        self._awaited, self.full, self._heard = -1, False, False
         self._blobs.reconnected(known)
         self._cancels = {sequence: how for sequence, how in self._cancels.items() if sequence in self.pending}
         self._cancels_sent.clear()
@@ -282,6 +287,9 @@ class ClientCore:
             payloads.append(payload if isinstance(payload, bytes) else payload.stand_in())
             size += weight
             tasks += 1
-        self._lone = self._awaited < 0 and tasks == 1
+        if self._awaited < 0 and tasks == 1:
+            self._enough = 1
+        else:
+            self._enough = max(_LEAST_BEHIND, _TIMES_BEHIND * tasks) if size <= _MOST_BYTES_BEHIND else _NEVER
         self._awaited = last
         return messages

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import settings
@@ -48,6 +48,11 @@ def batch(client: ClientCore) -> list[Message]:
 
 def submits(messages: list[Message]) -> list[Message]:
     return [message for message in messages if message[0] == "submit"]
+
+
+def sizes_of(messages: list[Message]) -> list[int]:
+    """How many tasks each submit has."""
+    return [len(cast(list[bytes], payloads)) for _, _, _, _, payloads in submits(messages)]
 
 
 def names(messages: list[Message]) -> list[object]:
@@ -132,6 +137,27 @@ def test_behind_a_task_that_left_alone_one_more_batch_leaves_at_once(client: Cli
     assert batch(client) == []
     client.accepted(2)
     assert batch(client) == [("submit", 2, F.blob_id, {}, [b"2"])]
+
+
+def test_while_nothing_is_accepted_each_batch_that_leaves_is_much_larger_than_the_one_before(
+    client: ClientCore,
+) -> None:
+    sizes: list[int] = []
+    for _ in range(2000):
+        add(client, b"x")
+        sizes += sizes_of(batch(client))
+    assert sizes == [1, 1, 16, 64, 256, 1024]
+    client.accepted(1362)
+    assert sizes_of(batch(client)) == [2000 - 1362]
+
+
+def test_behind_a_batch_of_many_bytes_none_leaves_before_it_is_accepted(client: ClientCore) -> None:
+    add(client, bytes(50_000), bytes(50_000))
+    batch(client)
+    add(client, *[b"x"] * 100)
+    assert batch(client) == []
+    client.accepted(2)
+    assert names(batch(client)) == ["submit"]
 
 
 def test_an_outcome_says_that_its_task_was_accepted_and_those_before_it(client: ClientCore) -> None:
