@@ -16,7 +16,9 @@ class Backlog:
     """Any thread may use it. While the child lends its slot, it takes nothing in."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._waiting = 0  # threads
         self._tasks: deque[tuple[Order, int, bytes]] = deque()
         self._lending = False
         self._closed = False
@@ -26,24 +28,30 @@ class Backlog:
 
     def add(self, order: Order, tasks: list[tuple[int, bytes]]) -> list[int]:
         """Take tasks (token, payload) in; the tokens of those that are not accepted."""
-        with self._changed:
+        with self._lock:
             if self._lending:
                 return [token for token, _ in tasks]
-            self._tasks.extend((order, *task) for task in tasks)
-            self._changed.notify(len(tasks))
+            for token, payload in tasks:
+                self._tasks.append((order, token, payload))
+            if self._waiting:
+                self._changed.notify(len(tasks))
         return []
 
     def take(self) -> tuple[Order, int, bytes] | None:
         """The next task; None if there is none now."""
+        if not self._tasks:
+            return None
         try:
             return self._tasks.popleft()
-        except IndexError:
+        except IndexError:  # another thread was faster
             return None
 
     def wait(self) -> bool:
         """Wait for a task; False if none will come any more."""
         with self._changed:
+            self._waiting += 1
             self._changed.wait_for(lambda: self._tasks or self._closed)
+            self._waiting -= 1
             return bool(self._tasks)
 
     def lend(self, lending: bool) -> list[int]:

@@ -17,6 +17,7 @@ from multihost.runner.pipe import Pipe
 GATHER_SECONDS = 0.001
 # What has gathered behind a task that takes longer than those before it is handed over by a thread after so long.
 _PULSE_SECONDS = 0.02
+_SMALL_BYTES = 16 * 1024  # so few are copied in no time
 
 Content = bytes | PickleBuffer  # of an outcome; a PickleBuffer stands for a ``payload.Large``
 
@@ -81,6 +82,8 @@ class Outbox:
 
     def hand_over(self) -> None:
         """Send all that gathered: what tasks printed before how they ended."""
+        if not (self._outcomes or self._chunks or self._output.some):
+            return
         with self._guard, self._lock, self._lifted():
             self._hand_over()
 
@@ -113,7 +116,9 @@ class Outbox:
         parts = []
         if self._chunks:
             parts = [(token, *part) for token, chunk in self._chunks.items() for part in chunk.take()]
-        if outcomes or parts:
+        if len(outcomes) == 1 and not parts and not self._closed and _is_small(outcomes[0][2]):
+            self._pipe.send_small(("outcomes", parts, outcomes, seconds))
+        elif outcomes or parts:
             self._send(("outcomes", parts, outcomes, seconds))
 
     def _send(self, message: tuple[object, ...]) -> None:
@@ -132,3 +137,7 @@ class Outbox:
                         self._awake.set()
         except OSError:
             pass  # the worker is gone
+
+
+def _is_small(content: Content) -> bool:
+    return type(content) is bytes and len(content) <= _SMALL_BYTES

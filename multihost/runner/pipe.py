@@ -34,9 +34,14 @@ class Pipe:
         self._file = connection.fileno()
 
     def send(self, message: tuple[object, ...]) -> None:
-        parts: Sequence[Buffer] = frame(messages.encode(message))
-        while parts:
-            parts = rest(parts, os.writev(self._file, parts[:MOST_PARTS]))
+        self._write(frame(messages.encode(message)))
+
+    def send_small(self, message: tuple[object, ...]) -> None:
+        """As ``send``, for plain data of few bytes, which are copied: it takes half the time."""
+        content = pickle.dumps(message, protocol=5)
+        whole = len(content).to_bytes(4) + content
+        if (written := os.write(self._file, whole)) < len(whole):
+            self._write(rest([whole], written))
 
     def receive(self) -> Any:
         """The next message, unpickled: the worker may be trusted."""
@@ -50,6 +55,10 @@ class Pipe:
         poller = select.poll()
         poller.register(self._file, select.POLLIN)
         return bool(poller.poll(0))
+
+    def _write(self, parts: Sequence[Buffer]) -> None:
+        while parts:
+            parts = rest(parts, os.writev(self._file, parts[:MOST_PARTS]))
 
     def _read(self, size: int) -> Buffer:
         start = os.read(self._file, min(size, _SMALL))

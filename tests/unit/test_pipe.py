@@ -33,6 +33,27 @@ def test_a_message_that_the_kernel_does_not_hold_at_once_arrives_whole(ends: tup
     assert got == MESSAGES
 
 
+def test_a_small_message_is_as_any_other_even_where_it_is_not_small(ends: tuple[Pipe, Connection]) -> None:
+    pipe, other = ends
+    pipe.send_small(MESSAGES[0])
+    assert other.recv() == MESSAGES[0]
+    thread = threading.Thread(target=pipe.send_small, args=(MESSAGES[1],))
+    thread.start()
+    got = other.recv()
+    thread.join()
+    assert got == MESSAGES[1]
+
+
+def test_what_a_signal_has_cut_off_of_a_small_message_follows(
+    ends: tuple[Pipe, Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, other = ends
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, content: write(file, content[:7]))
+    pipe.send_small(MESSAGES[0])
+    assert other.recv() == MESSAGES[0]
+
+
 def test_its_frames_are_those_of_the_standard_library(ends: tuple[Pipe, Connection]) -> None:
     pipe, other = ends
     pipe.send(MESSAGES[0])

@@ -211,6 +211,30 @@ def test_backlog_gives_tasks_in_order_until_it_is_closed() -> None:
     assert not backlog.wait()
 
 
+def test_threads_that_wait_are_woken_by_tasks_and_by_the_end() -> None:
+    backlog, order = Backlog(), Order("f", {})
+    got: list[int] = []
+    taken = threading.Semaphore(0)
+
+    def work() -> None:
+        while backlog.wait():
+            if (task := backlog.take()) is not None:
+                got.append(task[1])
+                taken.release()
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for token in range(3):
+        backlog.add(order, [(token, b"")])
+        assert taken.acquire(timeout=10.0)
+    backlog.close()
+    for thread in threads:
+        thread.join(10.0)
+        assert not thread.is_alive()
+    assert got == [0, 1, 2]
+
+
 def test_backlog_of_a_child_that_lends_its_slot_is_empty_and_stays_so() -> None:
     backlog, order = Backlog(), Order("f", {})
     backlog.add(order, [(1, b""), (2, b"")])
