@@ -229,9 +229,11 @@ class RunnerCore:
 
     def _receive(self, event: Received, now: float) -> list[Effect]:
         effects: list[Effect] = []
-        for message in event.batch:
+        batch: list[Any] = event.batch
+        for message in batch:
             match message:
-                case ("grant", str(session), str(function_id), tuple(needs), dict(options), list(tasks)):
+                # No classes in the one that comes most: to match one costs 0.5 µs, and 8 in cold caches.
+                case ("grant", session, function_id, needs, options, tasks):
                     self._announced = max(0, self._announced - len(tasks))
                     self._measuring = self._measuring or MEMORY in options
                     if not self._queue:

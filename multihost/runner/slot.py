@@ -173,9 +173,9 @@ class Slot:
                 self._at_work = False
         self._work_forever()
 
-    def _receive(self, message: tuple[object, ...]) -> None:
+    def _receive(self, message: tuple[Any, ...]) -> None:
         match message:
-            case ("run", str(function_id), dict(options), list(tasks)):
+            case ("run", function_id, options, tasks):  # no classes: to match one costs 0.5 µs, and 8 in cold caches
                 if refused := self._backlog.add(Order(function_id, options), tasks):
                     self._outbox.send(("unstarted", refused))
             case ("function", str(function_id), bytes(definition)):
