@@ -82,8 +82,6 @@ class Outbox:
 
     def hand_over(self) -> None:
         """Send all that gathered: what tasks printed before how they ended."""
-        if not (self._outcomes or self._chunks or self._output.some):
-            return
         with self._guard, self._lock, self._lifted():
             self._hand_over()
 

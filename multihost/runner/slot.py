@@ -242,6 +242,7 @@ class Slot:
     def _work(self) -> None:
         """Run what there is to run. Nothing that a task raises ends this process."""
         began = handed = time.perf_counter()
+        gathers = False  # whether something may not be handed over yet
         while (task := self._backlog.take()) is not None:
             order, token, arguments = task
             kind, content = self._run(order, token, arguments)
@@ -255,10 +256,13 @@ class Slot:
             began = now
             if is_large or now - handed > GATHER_SECONDS or "careful" in order.options:
                 self._outbox.hand_over()
-                handed = now
-            elif self._backlog:
-                self._outbox.pulse()
-        self._outbox.hand_over()
+                handed, gathers = now, False
+            else:
+                gathers = True
+                if self._backlog:
+                    self._outbox.pulse()
+        if gathers:
+            self._outbox.hand_over()
 
     def _run(self, order: Order, token: int, arguments: bytes) -> tuple[str, Content]:
         """Run one task: its outcome's kind and content."""

@@ -7,6 +7,7 @@ list, tuple, dict, set) and nothing else.
 import io
 import pickle
 from collections.abc import Callable, Iterator
+from operator import call
 from typing import Any, NoReturn, TypeVar
 
 from multihost.errors import ProtocolError
@@ -225,7 +226,7 @@ def decode_child(content: Buffer) -> Message:
     match decode(content):
         case (str(name), *fields) as message if name in CHILD:
             checks = CHILD[name]
-            if len(checks) == len(fields) and all(map(_holds, checks, fields)):
+            if len(checks) == len(fields) and all(map(call, checks, fields)):
                 return message  # type: ignore[return-value]
     raise ProtocolError("a child process wrote something that is no message of a child")
 
@@ -278,10 +279,6 @@ def check_batch(role: str, batch: object) -> list[Message]:
         if not isinstance(message, tuple) or not message or not isinstance(message[0], str):
             raise ProtocolError(f"a {role} sent something that is no message")
         checks = table.get(message[0])
-        if checks is None or len(checks) != len(message) - 1 or not all(map(_holds, checks, message[1:])):
+        if checks is None or len(checks) != len(message) - 1 or not all(map(call, checks, message[1:])):
             raise ProtocolError(f"a {role} may not send {message[0][:40]!r} with these fields")
     return batch
-
-
-def _holds(check: Check, field: object) -> bool:
-    return check(field)
