@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, TypeVar, Unpack, overload
 
 from multihost.client.feed import Chunks, Singles, Stream, each_alone
-from multihost.client.plan import Plan
+from multihost.client.plan import Paces, Plan
 from multihost.client.results import AsyncResult, IMapIterator, MapResult, Window
 from multihost.client.session import Session
 from multihost.detached import Job, check_name, submit
@@ -69,6 +69,7 @@ class Pool:
             "Pool", processes, address, authkey, initializer, initargs, maxtasksperchild, task_output
         )
         self._options = PLAIN
+        self._paces = Paces()
         self._feeding: set[Window] = set()  # those whose input is still being read
 
     def options(self, **changes: Unpack[Changes]) -> "Pool":
@@ -353,7 +354,8 @@ class Pool:
         if each_alone(options) or chunksize == 1:
             feed = Singles(session, function, items, star, options, result._arrived)
         else:
-            plan = Plan(len(items), chunksize)
+            pace = self._paces.of(function.blobs[-1].blob_id if function.blobs else "")
+            plan = Plan(len(items), chunksize, pace)
             feed = Chunks(session, function, items, star, options, result._arrived, plan, limit)
         result._under_way = feed
         try:

@@ -10,7 +10,9 @@ CHILD_SECONDS = 0.004
 MAX_HELD = 4096
 # Behind what runs for longer than it was expected to, nothing else is to wait.
 LONG_SECONDS = HOLD_SECONDS
-_SHARE = 8  # the last task counts for so much, 1 / 8, in the mean
+# The last task counts for so much, 1 / 8, in the mean; one that was much longer, for half: until the mean has followed,
+# the next ones come too early to wait here, and then too late.
+_SHARE, _LONGER_SHARE = 8, 2
 _LEAST_SECONDS = 1e-7
 
 Measure = tuple[str, bool]  # id of the function, whether chunks of it
@@ -27,7 +29,7 @@ class Durations:
         """A task has ended, which took so long."""
         self._recent = measure
         mean = self._means.setdefault(measure, seconds)
-        self._means[measure] = mean + (seconds - mean) / _SHARE
+        self._means[measure] = mean + (seconds - mean) / (_LONGER_SHARE if seconds > 2 * mean else _SHARE)
 
     def note_late(self, measure: Measure) -> None:
         """A task goes on for longer than it was expected to."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from multihost.client.plan import Plan
+from multihost.client.plan import Pace, Paces, Plan
 
 
 def small(_: int) -> int:
@@ -37,12 +37,12 @@ def test_items_of_a_short_function_go_in_chunks_of_five_milliseconds() -> None:
     assert [len(chunk) for chunk in taken(plan)] == [50] * 5, "four for each slot are under way"
 
 
-def test_a_chunk_has_at_most_4096_items() -> None:
+def test_a_chunk_has_at_most_16384_items() -> None:
     plan = Plan(1_000_000)
     taken(plan)
     plan.part(1, 1e-9, 10)
     plan.ended()
-    assert {len(chunk) for chunk in taken(plan)} == {4096}
+    assert {len(chunk) for chunk in taken(plan)} == {16384}
 
 
 def test_chunks_become_smaller_at_the_end_so_that_all_slots_end_together() -> None:
@@ -93,6 +93,26 @@ def test_many_items_are_believed_at_once_that_they_are_short_and_a_single_one_th
     plan.part(1, 0.1, 10)
     plan.ended()
     assert len(taken(plan)[0]) == 1
+
+
+def test_a_map_that_should_be_over_at_once_is_cut_into_two_chunks_for_each_slot() -> None:
+    pace = Pace()
+    plan = Plan(1000, pace=pace)
+    taken(plan)
+    plan.part(10, 0.00001, 10)
+    assert pace.seconds == pytest.approx(0.000001)
+    assert [len(chunk) for chunk in taken(Plan(1001, pace=pace))] == [251, 251, 251, 248]
+    assert taken(Plan(1_000_000, pace=pace)) == [range(n, n + 1) for n in range(4)], "this one takes a second"
+    assert [len(chunk) for chunk in taken(Plan(1000, 300, pace))] == [300, 300, 300, 100]
+
+
+def test_functions_have_each_their_pace_and_not_too_many_are_remembered() -> None:
+    paces = Paces()
+    paces.of("f").seconds = 1.0
+    assert (paces.of("f").seconds, paces.of("g").seconds) == (1.0, None)
+    for number in range(1000):
+        paces.of(str(number))
+    assert paces.of("f").seconds is None
 
 
 def widened(plan: Plan) -> list[int]:
