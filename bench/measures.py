@@ -55,12 +55,6 @@ class Effort:
             self.tried[name] = max(multiple, fitting - fitting % multiple)
         return self.tried[name]
 
-    def first(self, name: str) -> int:
-        """How often to do it for a warm-up: the first time until all the memory that it takes has been there once."""
-        again = name in self.tried
-        self.tried[name] = self.large
-        return 1 if again else _FIRST_LARGE
-
 
 def one_by_one(system: System, effort: Effort) -> Figures:
     """Tasks a second of calls in a loop until all results are back, and the CPU time that a task takes, by role."""
@@ -138,9 +132,7 @@ def large_argument(system: System, effort: Effort) -> Figures:
         assert system.collect([system.submit(work.length, c) for c in contents]) == [LARGE_BYTES] * len(contents)
         return len(contents) * LARGE_BYTES / 1e6 / (time.perf_counter() - begun)
 
-    for _ in range(effort.first("10 MB argument")):
-        run()
-    return {"10 MB argument": run()}
+    return _large_rate("10 MB argument", effort, run)
 
 
 def large_result(system: System, effort: Effort) -> Figures:
@@ -153,9 +145,7 @@ def large_result(system: System, effort: Effort) -> Figures:
         assert [len(result) for result in results] == [LARGE_BYTES] * effort.large
         return effort.large * LARGE_BYTES / 1e6 / seconds
 
-    for _ in range(effort.first("10 MB result")):
-        run()
-    return {"10 MB result": run()}
+    return _large_rate("10 MB result", effort, run)
 
 
 def queued(system: System, effort: Effort) -> Figures:
@@ -208,6 +198,14 @@ MEASURES: dict[str, Callable[[System, Effort], Figures]] = {
     "scaling": scaling,
     "fairness": fairness,
 }
+
+
+def _large_rate(name: str, effort: Effort, run: Callable[[], float]) -> Figures:
+    """What ``run`` gives behind a warm-up, which takes longer the first time: then memory is new to the machine."""
+    for _ in range(1 if name in effort.tried else _FIRST_LARGE):
+        run()
+    effort.tried[name] = effort.large
+    return {name: run()}
 
 
 def _rate(system: System, function: Function, arguments: Iterator[Any]) -> float:

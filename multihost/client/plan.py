@@ -68,10 +68,6 @@ class Plan:
     _singles: int = 0  # how many may be under way one by one, beyond those that measure
     _seconds: float | None = None  # that an item takes on a worker
     _bytes: float = 0.0  # of an item, or of its result if that is larger
-    _expected: float = field(init=False)  # seconds of all items, by the pace
-
-    def __post_init__(self) -> None:
-        self._expected = float("inf") if self.pace.seconds is None else self.pace.seconds * self.length
 
     @property
     def left(self) -> int:
@@ -138,7 +134,8 @@ class Plan:
         return min(self.left, max(1, min(by_time, max(least, shares), _MAX_ITEMS, self._within_bytes())))
 
     def _is_brief(self, slots: int) -> bool:
-        return self._expected < _BRIEF_SECONDS * slots
+        each = self.pace.seconds
+        return each is not None and each * self.length < _BRIEF_SECONDS * slots
 
     def _within_bytes(self) -> int:
         return max(1, int(_MAX_BYTES / self._bytes)) if self._bytes else _MAX_ITEMS

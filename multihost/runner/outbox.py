@@ -17,7 +17,6 @@ from multihost.runner.pipe import Pipe
 GATHER_SECONDS = 0.001
 # What has gathered behind a task that takes longer than those before it is handed over by a thread after so long.
 _PULSE_SECONDS = 0.02
-_SMALL_BYTES = 16 * 1024  # so few are copied in no time
 
 Content = bytes | PickleBuffer  # of an outcome; a PickleBuffer stands for a ``payload.Large``
 
@@ -53,7 +52,7 @@ class Outbox:
         """A task has ended; the caller sees to it that ``hand_over`` follows soon, and if this is true, at once."""
         self._outcomes.append((token, kind, content))  # without the lock: others only remove what was there before
         self._seconds += seconds
-        return type(content) is not bytes or len(content) >= LARGE_BYTES
+        return _is_large(content)
 
     def begin_chunk(self, token: int, chunk: ChunkRun) -> None:
         """Hand over what ends of this chunk, too, until ``end_chunk`` or ``break_chunk``."""
@@ -114,13 +113,16 @@ class Outbox:
         parts = []
         if self._chunks:
             parts = [(token, *part) for token, chunk in self._chunks.items() for part in chunk.take()]
-        if len(outcomes) == 1 and not parts and not self._closed and _is_small(outcomes[0][2]):
-            self._pipe.send_small(("outcomes", parts, outcomes, seconds))
-        elif outcomes or parts:
-            self._send(("outcomes", parts, outcomes, seconds))
+        if outcomes or parts:
+            single = len(outcomes) == 1 and not parts and not _is_large(outcomes[0][2])
+            self._send(("outcomes", parts, outcomes, seconds), small=single)
 
-    def _send(self, message: tuple[object, ...]) -> None:
-        if not self._closed:
+    def _send(self, message: tuple[object, ...], small: bool = False) -> None:
+        if self._closed:
+            return
+        if small:
+            self._pipe.send_small(message)
+        else:
             self._pipe.send(message)
 
     def _beat(self) -> None:
@@ -137,5 +139,5 @@ class Outbox:
             pass  # the worker is gone
 
 
-def _is_small(content: Content) -> bool:
-    return type(content) is bytes and len(content) <= _SMALL_BYTES
+def _is_large(content: Content) -> bool:
+    return type(content) is not bytes or len(content) >= LARGE_BYTES

@@ -38,10 +38,7 @@ class Pipe:
 
     def send_small(self, message: tuple[object, ...]) -> None:
         """As ``send``, for plain data of few bytes, which are copied: it takes half the time."""
-        content = pickle.dumps(message, protocol=5)
-        whole = len(content).to_bytes(4) + content
-        if (written := os.write(self._file, whole)) < len(whole):
-            self._write(rest([whole], written))
+        self._write(frame([pickle.dumps(message, protocol=5)]))
 
     def receive(self) -> Any:
         """The next message, unpickled: the worker may be trusted."""

@@ -61,6 +61,10 @@ class Spares:
         self._bytes -= len(buffer)
         return buffer
 
+    def new(self, size: int) -> bytearray:
+        """A buffer for ``size`` bytes. The next frame, for which it may be used again, is hardly ever just as large."""
+        return bytearray(size + size // 8 if self._most_bytes else size)
+
     def give(self, buffer: bytearray) -> None:
         """Nobody uses ``buffer`` any more. Where that is too much, the largest ones stay."""
         if len(buffer) > self._most_bytes:
@@ -82,7 +86,7 @@ class FrameReader:
 
     def __init__(self, limit: int, spares: Spares | None = None) -> None:
         self.limit = limit
-        self._spares = spares
+        self._spares = spares or Spares(0)
         self._shared = bytearray(_SMALL + 12)
         self._buffer = self._shared  # what is being filled: the shared buffer, or the one of a large frame
         self._start = self._end = 0  # the bytes received and not yet handed out
@@ -111,8 +115,7 @@ class FrameReader:
                 buffer, size = self._buffer, self._large
                 self._buffer, self._large, self._start, self._end = self._shared, 0, 0, 0
                 yield memoryview(buffer)[:size]
-                if self._spares is not None:
-                    self._spares.give(buffer)
+                self._spares.give(buffer)
             return
         view = memoryview(self._buffer)
         while (found := self._header()) is not None:
@@ -145,17 +148,12 @@ class FrameReader:
         return prefix, length
 
     def _go_large(self, begun: memoryview, length: int) -> None:
-        spare = self._spares.take(length) if self._spares is not None else None
-        self._buffer = spare or self._new(min(length, _FIRST_LARGE))
+        self._buffer = self._spares.take(length) or self._spares.new(min(length, _FIRST_LARGE))
         self._buffer[: len(begun)] = begun
         self._large, self._start, self._end = length, 0, len(begun)
 
     def _grow(self) -> None:
         """More room for a large frame: a peer that claims much and sends little has taken little."""
-        larger = self._new(min(self._large, _GROWTH * len(self._buffer)))
+        larger = self._spares.new(min(self._large, _GROWTH * len(self._buffer)))
         larger[: self._end] = self._buffer
         self._buffer = larger
-
-    def _new(self, size: int) -> bytearray:
-        """A buffer for ``size`` bytes. The next frame, for which it may be used again, is hardly ever just as large."""
-        return bytearray(size if self._spares is None else size + size // 8)

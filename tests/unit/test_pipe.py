@@ -48,8 +48,7 @@ def test_what_a_signal_has_cut_off_of_a_small_message_follows(
     ends: tuple[Pipe, Connection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe, other = ends
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda file, content: write(file, content[:7]))
+    monkeypatch.setattr(os, "writev", lambda file, parts: os.write(file, parts[0][:7]))
     pipe.send_small(MESSAGES[0])
     assert other.recv() == MESSAGES[0]
 

@@ -16,6 +16,18 @@ def taken(plan: Plan, slots: int = 2) -> list[range]:
     return list(iter(lambda: plan.take(slots, small), None))
 
 
+def sizes_of(plan: Plan, seconds: float) -> list[int]:
+    """The sizes of all chunks of a map whose items take so long, one chunk after another."""
+    outstanding, sizes = taken(plan), list[int]()
+    while outstanding:
+        chunk = outstanding.pop(0)
+        sizes.append(len(chunk))
+        plan.part(len(chunk), len(chunk) * seconds, 10)
+        plan.ended()
+        outstanding += taken(plan)
+    return sizes
+
+
 def test_a_chosen_chunksize_is_obeyed_and_nothing_is_held_back() -> None:
     assert taken(Plan(10, 4)) == [range(4), range(4, 8), range(8, 10)]
     assert taken(Plan(2, 5)) == [range(2)]
@@ -46,15 +58,7 @@ def test_a_chunk_has_at_most_16384_items() -> None:
 
 
 def test_chunks_become_smaller_at_the_end_so_that_all_slots_end_together() -> None:
-    plan = Plan(104)
-    outstanding = taken(plan)
-    sizes = []
-    while outstanding:
-        chunk = outstanding.pop(0)
-        sizes.append(len(chunk))
-        plan.part(len(chunk), len(chunk) * 0.001, 10)
-        plan.ended()
-        outstanding += taken(plan)
+    sizes = sizes_of(Plan(104), 0.001)
     assert sizes[:5] == [1, 1, 1, 1, 5]
     assert sizes[4:] == sorted(sizes[4:], reverse=True)
     assert sizes[-1] == 1
@@ -62,15 +66,7 @@ def test_chunks_become_smaller_at_the_end_so_that_all_slots_end_together() -> No
 
 
 def test_chunks_are_not_so_small_that_they_cost_more_than_their_items() -> None:
-    plan = Plan(1000)
-    outstanding = taken(plan)
-    sizes = []
-    while outstanding:
-        chunk = outstanding.pop(0)
-        sizes.append(len(chunk))
-        plan.part(len(chunk), len(chunk) * 0.0001, 10)
-        plan.ended()
-        outstanding += taken(plan)
+    sizes = sizes_of(Plan(1000), 0.0001)
     assert min(sizes[4:-1]) == 10
     assert sum(sizes) == 1000
 
