@@ -31,6 +31,7 @@ class LightWorkers:
     def __init__(self, count: int, window: int) -> None:
         self._window = window
         self._selector = selectors.DefaultSelector()
+        self._limits: dict[Connection, int] = {}  # of the tasks that the master may have granted
         self._connections = [self._join(number) for number in range(count)]
         self._beat = time.monotonic()
         self._begun = 0.0
@@ -53,6 +54,7 @@ class LightWorkers:
         info: dict[str, object] = {"worker": f"light-{number}", "name": "light", "slots": self._window}
         connection, _ = attach(settings.address, authkey, "worker", info, 10.0, threading.Event())
         connection.send([("want", self._window)])
+        self._limits[connection] = self._window
         self._selector.register(connection, selectors.EVENT_READ)
         return connection
 
@@ -67,7 +69,8 @@ class LightWorkers:
         ]
         if outcomes:
             self._begun = self._begun or time.monotonic()
-            answer: list[Message] = [("settle", outcomes), ("want", self._window)]
+            self._limits[connection] += len(outcomes)
+            answer: list[Message] = [("settle", outcomes), ("want", self._limits[connection])]
             connection.send(answer)
             self._count(len(outcomes))
 

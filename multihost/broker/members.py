@@ -78,7 +78,8 @@ class Worker:
     python: str
     labels: frozenset[str]
     heard: float
-    wanted: int = 0  # how many more tasks it will take, as it said last and less what was granted since
+    granted: int = 0  # how many tasks, on this connection
+    wanted: int = 0  # how many more it will take
     draining: bool = False
     known: set[str] = field(default_factory=set)  # ids of the blobs it has
     families: set[str] = field(default_factory=set)  # whose tasks it was granted; only these may open sessions there

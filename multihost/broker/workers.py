@@ -80,9 +80,11 @@ class Workers:
 
     # --- what they say -----------------------------------------------------------------------------------------
 
-    def want(self, connection: int, count: int) -> list[Effect]:
+    def want(self, connection: int, limit: int) -> list[Effect]:
+        """It would take tasks until it has been granted ``limit`` of them on its connection."""
         worker = self.find(connection)
-        if not 0 <= count <= MAX_SLOTS * LEASES_PER_SLOT:
+        count = limit - worker.granted
+        if limit < 0 or count > MAX_SLOTS * LEASES_PER_SLOT:
             raise ProtocolError(f"a worker may want up to {MAX_SLOTS * LEASES_PER_SLOT:,} tasks")
         # Whatever it says, all tasks are not for one: with those that it holds, it gets so many at most.
         room = worker.slots * LEASES_PER_SLOT - len(self._ledger.leases.of(worker.worker_id))
@@ -202,6 +204,7 @@ class Workers:
             sharers -= 1
             tasks = ready.take(min(share, worker.wanted), worker.labels)
             worker.wanted -= len(tasks)
+            worker.granted += len(tasks)
             self._note_hunger(worker)
             passed = 0 if tasks else passed + 1
             for _, run in groupby(tasks, key=_BATCH):

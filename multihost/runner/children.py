@@ -105,6 +105,10 @@ class Child:
         """So many of its tasks, the first ones: those that run."""
         return list(islice(self.running.values(), count))
 
+    def ends_later(self, now: float, threads: int) -> bool:
+        """Whether all that it runs is expected to go on beyond ``now``."""
+        return all(item.end is not None and now < item.end for item in self.first(threads))
+
     def void(self, token: int) -> None:
         """The lease of one of its tasks has ended."""
         if not self.running[token].void:

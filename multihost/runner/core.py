@@ -86,7 +86,8 @@ class RunnerCore:
         self._durations = Durations()
         # Not told yet: a token, how many tasks ended, their seconds in all.
         self._ran: list[tuple[int, int, float]] = []
-        self._announced = 0  # what the master thinks we want
+        # How many tasks this connection has brought, and how many the master was told that it may bring.
+        self._granted = self._limit = 0
         self._progress = 0.0  # when a task last started or ended here, or came to an empty queue
         self._review: float | None = None  # when time alone will have changed how many tasks are wanted
         self._limits = Limits()
@@ -183,7 +184,7 @@ class RunnerCore:
 
     def _connect(self, event: Connected, now: float) -> list[Effect]:
         effects = [] if event.keeps else self._keep_nothing()
-        self._connected, self._announced, self._keeps = True, 0, event.keeps
+        self._connected, self._granted, self._limit, self._keeps = True, 0, 0, event.keeps
         effects += [Send(message) for message in self._unrecorded.again(event.done)]
         children = self._children.values()
         items = (item for child in children for item in child.running.values())
@@ -234,7 +235,7 @@ class RunnerCore:
             match message:
                 # No classes in the one that comes most: to match one costs 0.5 µs, and 8 in cold caches.
                 case ("grant", session, function_id, needs, options, tasks):
-                    self._announced = max(0, self._announced - len(tasks))
+                    self._granted += len(tasks)
                     self._measuring = self._measuring or MEMORY in options
                     if not self._queue:
                         self._progress = now
@@ -583,12 +584,12 @@ class RunnerCore:
         target = places * each if each > 1 else places + nearly_free
         lent = sum(child.leases for child in self._children.values() if child.lending)
         want = 0 if self._rest_until is not None else max(0, target - (self.held - lent))
-        change = abs(want - self._announced)
+        change = abs(want - max(0, self._limit - self._granted))
         # A small change is only worth a message while each slot has more than the task it runs.
         if not change or (want and each > 1 and 4 * change < target):
             return []
-        self._announced = want
-        return [Send(("want", want))]
+        self._limit = self._granted + want
+        return [Send(("want", self._limit))]
 
     def _about_to_end(self, now: float) -> int:
         """How many tasks end within the holding time, by the durations of their functions; sets when that changes."""
@@ -622,9 +623,10 @@ class RunnerCore:
             self._rest_until = None
         effects = [*self._enforce(now), *self._recall(now)]
         if self._queue and now - self._progress > STUCK_SECONDS:
-            # What runs takes longer than its function used to: let others have what waits behind it.
+            # Let others have what waits behind what takes longer than its function used to, or behind what takes long.
             for child in self._children.values():
-                self._note_late(child)
+                if not child.ends_later(now, self._threads):
+                    self._note_late(child)
             effects += self._give_back_queue()
         return effects
 

@@ -17,7 +17,7 @@ from multihost.wire.opcodes import check_sizes
 
 # Peers with the same number work together, whatever their releases are. It is raised when one side says or expects what
 # a peer with the old number would not understand, in messages or payloads: see docs/upgrades.md.
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 # What a frame holds that is no single message: a larger batch goes in several.
 WEIGHT_BYTES = 4 * 1024 * 1024
 # Up to this size a frame is copied before it is decoded: a file in C is quicker, and needs no call for each part.
@@ -91,7 +91,8 @@ ROLES: dict[str, dict[str, tuple[Check, ...]]] = {
         "drop": (),  # end a detached job; "dropped" answers it
     },
     "worker": {
-        "want": (_a(int),),  # how many more tasks the worker will take; replaces what it said before
+        # It takes tasks until so many were granted since its hello: "so many more" would forget what is on its way.
+        "want": (_a(int),),
         "settle": (_are_outcomes,),  # fencing token, outcome kind, content
         "parts": (_are_parts,),  # fencing token of a chunk, how many more of its items have ended, their outcomes
         "begun": (_list_of(int),),  # fencing tokens of tasks that are to run apart, and which a process has now

@@ -120,6 +120,7 @@ class Broker:
     sessions: dict[Link, str] = field(default_factory=dict)  # of clients' connections
     outcomes: dict[tuple[str, int], tuple[str, bytes]] = field(default_factory=dict)  # every one ever told
     parts: dict[tuple[str, int], list[bytes]] = field(default_factory=lambda: defaultdict(list))  # of chunks
+    granted: Counter[Link] = field(default_factory=Counter)  # how many tasks
     records: list[Record] = field(default_factory=list)  # what a journal would hold
     restarted: bool = False
 
@@ -155,7 +156,7 @@ class Broker:
             WorkerCame(connection, worker_id, name, slots, "3.11", frozenset(labels), held, frozenset(families))
         )
         if want:
-            self.say(connection, ("want", want))
+            self.want(connection, want)
         return connection
 
     def monitor(self) -> int:
@@ -179,6 +180,13 @@ class Broker:
 
     def say(self, connection: int, *messages: Message) -> list[Effect]:
         return self.handle(Said(connection, check_batch(self.roles[connection], list(messages))))
+
+    def want(self, worker: int, count: int) -> list[Effect]:
+        """It would take so many tasks more."""
+        return self.say(worker, self.wanting(worker, count))
+
+    def wanting(self, worker: int, count: int) -> Message:
+        return ("want", self.granted[worker] + count)
 
     def submit(
         self, client: int, *payloads: bytes, first: int = 0, function: Function = SQUARE, **options: object
@@ -231,7 +239,7 @@ class Broker:
                 case Send(connection, message):
                     if connection not in self.closed:
                         self.inbox[connection].append(message)
-                    self._note_outcomes(connection, message)
+                    self._note(connection, message)
                 case Close(connection):
                     self.closed[connection] = effect
                 case Note():
@@ -242,8 +250,10 @@ class Broker:
         check_invariants(self.core, self.restarted)
         return effects
 
-    def _note_outcomes(self, connection: Link, message: Message) -> None:
+    def _note(self, connection: Link, message: Message) -> None:
         match message:
+            case ("grant", *_, list(tasks)):
+                self.granted[connection] += len(tasks)
             case ("outcomes", list(rows)):
                 for sequence, kind, content, _ in rows:
                     if kind == "part":

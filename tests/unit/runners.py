@@ -73,15 +73,20 @@ class Runner:
         self.interrupts: list[Interrupt] = []
         self.recalled: list[int] = []
         self.notes: list[Note] = []
-        self.wanted = 0  # as the master knows it
+        self.granted = self.limit = 0  # tasks that the connection has brought, and that it may bring
         self.exited = False
         if connect:
             self.connect()
 
+    @property
+    def wanted(self) -> int:
+        """How many more tasks the master may grant."""
+        return max(0, self.limit - self.granted)
+
     # --- events ------------------------------------------------------------------------------------------------
 
     def connect(self, keeps: bool = False, done: dict[int, int] | None = None) -> None:
-        self.wanted = 0
+        self.granted = self.limit = 0
         self.handle(Connected(keeps, done or {}))
 
     def disconnect(self) -> None:
@@ -102,7 +107,7 @@ class Runner:
         """Have the master grant ``count`` tasks, with the code they need; their tokens."""
         tokens = list(itertools.islice(self.tokens, count))
         self.leases |= dict.fromkeys(tokens, session)
-        self.wanted = max(0, self.wanted - count)
+        self.granted += count
         blobs: list[Message] = [("blob", b, b"code") for b in (*needs, function) if b not in self.blobs]
         self.receive(*blobs, ("grant", session, function, needs, options, [(token, payload) for token in tokens]))
         return tokens
@@ -236,8 +241,8 @@ class Runner:
     def _send(self, message: Message) -> None:
         self.outbox.append(message)
         match message:
-            case ("want", int(count)):
-                self.wanted = count
+            case ("want", int(limit)):
+                self.limit = limit
             case ("settle", rows):
                 self._end([token for token, _, _ in _rows(rows)])
             case ("give_back", tokens):

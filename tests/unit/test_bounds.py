@@ -130,7 +130,7 @@ def test_large_function_counts_once_as_long_as_a_task_needs_it() -> None:
     for left in (2, 1, 0):
         (grant,) = broker.grants(worker)
         broker.settle(worker, grant.token)
-        broker.say(worker, ("want", 1))
+        broker.want(worker, 1)
         told = [message[0] for message in said(broker, client)]
         assert told == (["outcomes"] if left else ["outcomes", "room"])
     assert broker.core._ledger.function_bytes == 0
@@ -160,9 +160,9 @@ def test_tasks_of_a_program_that_is_away_wait_while_too_much_waits_for_it() -> N
     assert grant.payload == b"a0"
     broker.pass_time(1.0, worker)
     assert "11 bytes of results wait" in broker.notes[-1].text
-    broker.say(worker, ("want", 2))
+    broker.want(worker, 2)
     assert broker.payloads(worker) == [b"b0", b"b1"]
-    broker.say(worker, ("want", 2))
+    broker.want(worker, 2)
     assert broker.payloads(worker) == [b"b2"]
     broker.client("a")  # with nothing acknowledged yet
     assert broker.payloads(worker) == [b"a1"]
@@ -176,7 +176,7 @@ def test_program_that_is_away_is_served_while_little_waits_for_it() -> None:
     (grant,) = broker.grants(worker)
     broker.settle(worker, grant.token, "result", b"x" * 10)
     broker.pass_time(1.0, worker)
-    broker.say(worker, ("want", 1))
+    broker.want(worker, 1)
     assert broker.payloads(worker) == [b"1"]
 
 
@@ -190,7 +190,7 @@ def test_tasks_of_a_program_that_does_not_read_wait_until_it_has_acknowledged_ha
         "1,200,000 bytes of results wait to be read by program a; its tasks wait, too"
     ]
     broker.submit(other, b"b0")
-    broker.say(worker, ("want", 2))
+    broker.want(worker, 2)
     (grant,) = broker.grants(worker)
     assert grant.payload == b"b0", "who reads is served"
     broker.settle(worker, grant.token)
@@ -209,7 +209,7 @@ def test_program_that_reads_is_not_held_for_what_waits_for_others() -> None:
     for grant in broker.grants(worker):
         broker.settle(worker, grant.token, "result", bytes(400_000))
     broker.submit(busy, *[b"."] * 20)
-    broker.say(worker, ("want", 20))
+    broker.want(worker, 20)
     grants = broker.grants(worker)
     assert {grant.payload for grant in grants} == {b"."}
     for number, grant in enumerate(grants):
@@ -228,7 +228,7 @@ def test_program_is_never_held_for_parts_that_it_cannot_acknowledge_yet() -> Non
     broker.say(worker, ("parts", [(grant.token, 1, bytes(400_000))]))
     broker.say(worker, ("give_back", [grant.token]))
     broker.tick()
-    broker.say(worker, ("want", 1))
+    broker.want(worker, 1)
     assert broker.payloads(worker) == [b"chunk"]
 
 
@@ -244,7 +244,7 @@ def test_tasks_of_a_job_wait_while_its_collector_uses_none_and_go_on_when_it_ask
     broker.say(worker, ("give_back", [first.token]))
     collector = broker.collector("job")
     broker.tick()
-    broker.say(worker, ("want", 1))
+    broker.want(worker, 1)
     assert broker.payloads(worker) == []
     broker.say(collector, ("collect", 0))
     assert broker.payloads(worker) == [b"0"]
@@ -276,14 +276,14 @@ def test_worker_is_leased_no_more_than_its_slots_are_worth_however_often_it_want
     rogue = broker.worker(slots=1)
     broker.submit(client, *[b"."] * (LEASES_PER_SLOT + 10))
     for _ in range(3):
-        broker.say(rogue, ("want", 1_000_000))
+        broker.want(rogue, 1_000_000)
     grants = broker.grants(rogue)
     assert len(grants) == LEASES_PER_SLOT
-    broker.say(honest, ("want", 20))
+    broker.want(honest, 20)
     assert len(broker.payloads(honest)) == 10, "what is left is for others"
     broker.submit(client, b"more", first=LEASES_PER_SLOT + 10)
     broker.settle(rogue, grants[0].token)
-    broker.say(rogue, ("want", 1_000_000))
+    broker.want(rogue, 1_000_000)
     assert broker.payloads(honest) + broker.payloads(rogue) == [b"more"]
 
 

@@ -98,19 +98,33 @@ def test_worker_gets_no_more_than_it_wants_and_no_less(broker: Broker) -> None:
     client, worker = broker.client(), broker.worker()
     broker.submit(client, *numbers(0, 10))
     assert broker.grants(worker) == []
-    broker.say(worker, ("want", 4))
+    broker.want(worker, 4)
     assert broker.payloads(worker) == numbers(0, 4)
-    broker.say(worker, ("want", 100))
+    broker.want(worker, 100)
     assert broker.payloads(worker) == numbers(4, 10)
 
 
 def test_want_replaces_what_was_wanted_before(broker: Broker) -> None:
     client, worker = broker.client(), broker.worker(want=5)
-    broker.say(worker, ("want", 2))
+    broker.want(worker, 2)
     broker.submit(client, *numbers(0, 10))
     assert broker.payloads(worker) == numbers(0, 2)
-    broker.say(worker, ("want", 3), ("want", 0))
+    broker.say(worker, broker.wanting(worker, 3), broker.wanting(worker, 0))
     assert broker.grants(worker) == []
+
+
+def test_what_was_granted_meanwhile_counts_against_what_is_wanted(broker: Broker) -> None:
+    """A worker that wants one more task, and another one before it has the first, gets two in all."""
+    client, worker = broker.client(), broker.worker()
+    broker.submit(client, *numbers(0, 10))
+    one, two = broker.wanting(worker, 1), broker.wanting(worker, 2)
+    broker.say(worker, one)
+    broker.say(worker, two)
+    assert broker.payloads(worker) == numbers(0, 2)
+    broker.say(worker, one)  # it would rather have had one
+    assert broker.payloads(worker) == []
+    broker.want(worker, 1)
+    assert broker.payloads(worker) == numbers(2, 3)
 
 
 def test_tasks_are_shared_evenly_between_hungry_workers(broker: Broker) -> None:
@@ -157,7 +171,7 @@ def test_session_at_its_limit_goes_on_when_a_lease_ends_in_any_way(broker: Broke
     client, worker, other = broker.client(limit=1), broker.worker(want=1), broker.worker()
     broker.submit(client, *numbers(0, 2))
     (grant,) = broker.grants(worker)
-    broker.say(other, ("want", 1))
+    broker.want(other, 1)
     assert broker.grants(other) == []
     match ending:
         case "settle":
@@ -175,9 +189,9 @@ def test_sessions_take_turns_however_much_one_of_them_has(broker: Broker) -> Non
     busy, quick, worker = broker.client("busy"), broker.client("quick"), broker.worker()
     broker.submit(busy, *[b"busy"] * 1000)
     broker.submit(quick, *[b"quick"] * 3)
-    broker.say(worker, ("want", 4))
+    broker.want(worker, 4)
     assert sorted(broker.payloads(worker)) == [b"busy", b"busy", b"quick", b"quick"]
-    broker.say(worker, ("want", 4))
+    broker.want(worker, 4)
     assert sorted(broker.payloads(worker)) == [b"busy", b"busy", b"busy", b"quick"]
 
 
@@ -187,7 +201,7 @@ def test_sessions_take_turns_when_tasks_are_granted_one_by_one(broker: Broker) -
         broker.submit(broker.client(name), *[name.encode()] * 10)
     order = []
     for _ in range(9):
-        broker.say(worker, ("want", 1))
+        broker.want(worker, 1)
         order += broker.payloads(worker)
     assert order == [b"a", b"b", b"c"] * 3
 
@@ -204,7 +218,7 @@ def test_tasks_of_one_function_go_in_one_message_and_those_of_another_apart(brok
     broker.submit(client, *numbers(0, 2))
     broker.submit(client, *numbers(2, 4), first=2, function=CUBE)
     broker.submit(client, *numbers(4, 5), first=4)
-    broker.say(worker, ("want", 10))
+    broker.want(worker, 10)
     grants = [message for message in broker.take(worker) if message[0] == "grant"]
     assert [message[2] for message in grants] == [SQUARE.id, CUBE.id, SQUARE.id]
 
@@ -215,7 +229,7 @@ def test_tasks_of_one_function_go_in_one_message_and_those_of_another_apart(brok
 def test_code_is_sent_once_to_each_worker_what_it_needs_first(broker: Broker) -> None:
     client, worker, other = broker.client(), broker.worker(want=1), broker.worker()
     broker.submit(client, *numbers(0, 3))
-    broker.say(worker, ("want", 1))
+    broker.want(worker, 1)
     assert [message[:2] for message in broker.take(worker)] == [
         ("blob", ARCHIVE.id),
         ("blob", SQUARE.id),
@@ -223,8 +237,8 @@ def test_code_is_sent_once_to_each_worker_what_it_needs_first(broker: Broker) ->
         ("grant", "s"),
     ]
     broker.submit(client, b"3", first=3, function=CUBE)
-    broker.say(other, ("want", 1))
-    broker.say(worker, ("want", 1))
+    broker.want(other, 1)
+    broker.want(worker, 1)
     assert broker.take(other)[:2] == [("blob", ARCHIVE.id, ARCHIVE.content), ("blob", SQUARE.id, SQUARE.content)]
     assert [message[:2] for message in broker.take(worker)] == [("blob", CUBE.id), ("grant", "s")]
 
@@ -278,7 +292,7 @@ def test_function_that_its_client_releases_is_dropped_by_the_master_and_by_the_w
     assert broker.count("blobs") == 1
     check_replay(broker)
     broker.submit(client, b"1", first=1)
-    broker.say(worker, ("want", 1))
+    broker.want(worker, 1)
     assert [message[0] for message in broker.take(worker)] == ["blob", "grant"]
 
 
@@ -290,7 +304,7 @@ def test_what_a_task_or_another_blob_needs_is_not_released(broker: Broker, place
     assert broker.take(client)[-1] == ("released", [SQUARE.id, ARCHIVE.id])
     assert broker.count("blobs") == 2
     broker.tick(6.0)
-    broker.say(worker, ("want", 1))
+    broker.want(worker, 1)
     assert broker.payloads(worker) == [b"0"]
 
 
@@ -304,7 +318,7 @@ def test_function_that_another_session_or_a_dead_letter_uses_stays_when_it_is_re
     assert broker.take(worker) == []
     broker.submit(two, b"3", first=1)
     for _ in range(MAX_DELIVERIES):
-        broker.say(worker, ("want", 1))
+        broker.want(worker, 1)
         (grant,) = broker.grants(worker)
         broker.settle(worker, grant.token, "lost", b"killed")
     broker.say(two, ("release", [SQUARE.id]))
@@ -326,7 +340,7 @@ def test_large_function_of_a_task_s_session_is_its_own(broker: Broker) -> None:
     broker.say(client, ("release", [large.id]))
     assert broker.count("blobs") == 3
     nested.submit(b"child", function=large)
-    broker.say(worker, ("want", 1))
+    broker.want(worker, 1)
     assert broker.payloads(worker) == [b"child"]
     check_replay(broker)
     nested.close()
@@ -460,7 +474,7 @@ def test_death_of_a_process_blames_only_its_task(broker: Broker) -> None:
     broker.submit(client, *numbers(0, 3))
     first, second = broker.grants(worker)
     broker.say(worker, ("settle", [(first.token, "lost", b"killed by SIGKILL")]))
-    broker.say(worker, ("want", 1))
+    broker.want(worker, 1)
     assert broker.payloads(worker) == [b"0"]
     broker.say(worker, ("settle", [(second.token, "result", b"")]))
     assert broker.results(client) == {1: ("result", b"")}
@@ -470,12 +484,12 @@ def test_task_that_spent_its_deliveries_is_a_dead_letter_with_each_reason(broker
     client, worker = broker.client(), broker.worker("a")
     broker.submit(client, b"0")
     for _ in range(MAX_DELIVERIES - 1):
-        broker.say(worker, ("want", 1))
+        broker.want(worker, 1)
         (grant,) = broker.grants(worker)
         death = Death("killed by SIGSEGV", worker="host-a", signal="SIGSEGV", output="line 6")
         broker.say(worker, ("settle", [(grant.token, "lost", death.encode().encode())]))
     assert broker.results(client) == {}
-    broker.say(worker, ("want", 1))
+    broker.want(worker, 1)
     broker.say(worker, ("begun", [broker.grants(worker)[0].token]))
     broker.leave(worker)
     ((kind, content),) = broker.results(client).values()
@@ -529,7 +543,7 @@ def test_task_that_was_lost_is_granted_to_run_apart_until_it_goes_on(broker: Bro
     worker = broker.worker(want=1)
     (grant,) = broker.grants(worker)
     assert grant.options["careful"] is True
-    broker.say(worker, ("parts", [(grant.token, 1, b"")]), ("give_back", [grant.token]), ("want", 1))
+    broker.say(worker, ("parts", [(grant.token, 1, b"")]), ("give_back", [grant.token]), broker.wanting(worker, 1))
     (grant,) = broker.grants(worker)
     assert "careful" not in grant.options
 
@@ -565,7 +579,7 @@ def test_what_is_given_back_is_first_in_line_in_order_and_not_blamed(broker: Bro
     client, worker = broker.client(), broker.worker()
     broker.submit(client, *numbers(0, 4))
     for _ in range(MAX_DELIVERIES + 2):
-        broker.say(worker, ("want", 2))
+        broker.want(worker, 2)
         grants = broker.grants(worker)
         assert [grant.payload for grant in grants] == numbers(0, 2)
         broker.say(worker, ("give_back", [grant.token for grant in grants]))
@@ -578,7 +592,7 @@ def test_draining_worker_gets_nothing_more_and_may_still_settle(broker: Broker) 
     (grant,) = broker.grants(worker)
     broker.say(worker, ("drain",))
     broker.submit(client, b"1", first=1)
-    broker.say(worker, ("want", 5))
+    broker.want(worker, 5)
     assert broker.grants(worker) == []
     broker.say(worker, ("settle", [(grant.token, "result", b"")]))
     assert broker.results(client) == {0: ("result", b"")}
@@ -597,13 +611,13 @@ def test_worker_that_comes_back_under_its_id_replaces_itself(broker: Broker) -> 
     client, old, other = broker.client(), broker.worker("w", want=2), broker.worker("v")
     broker.submit(client, *numbers(0, 2))
     grants = broker.grants(old)
-    broker.say(other, ("want", 1))
+    broker.want(other, 1)
     new = broker.worker("w")
     assert old in broker.closed
     assert broker.payloads(other) == [b"0"]  # at once, not at the next tick
     broker.say(old, ("settle", [(grants[1].token, "result", b"stale")]))
     broker.leave(old)
-    broker.say(new, ("want", 1))
+    broker.want(new, 1)
     assert broker.payloads(new) == [b"1"]
     assert broker.results(client) == {}
     assert len(broker.count("workers")) == 2
@@ -759,7 +773,7 @@ def test_cancel_ends_what_is_queued_and_names_what_it_is_too_late_for(broker: Br
         ("too_late", [0, 1, 99]),
     ]
     assert (broker.count("cancelled"), broker.count("queued")) == (2, 1)
-    broker.say(worker, ("want", 5))
+    broker.want(worker, 5)
     assert broker.payloads(worker) == [b"2"]
     broker.say(worker, ("settle", [(running.token, "result", b"r")]))
     assert broker.results(client) == {0: ("result", b"r")}
@@ -806,7 +820,7 @@ def test_task_that_raised_is_tried_again_after_a_delay_that_doubles(broker: Brok
     for delay in (1.0, 2.0, 4.0):
         (grant,) = broker.grants(worker)
         broker.settle(worker, grant.token, "retry", b"oops")
-        broker.say(worker, ("want", 1))
+        broker.want(worker, 1)
         assert broker.core.next_deadline() == broker.now + delay
         broker.pass_time(delay - 0.25, worker)
         assert broker.grants(worker) == []
@@ -823,7 +837,7 @@ def test_next_try_without_a_delay_is_due_at_once_and_before_the_others(broker: B
     (grant,) = broker.grants(worker)
     broker.settle(worker, grant.token, "retry")
     broker.tick(0.0)
-    broker.say(worker, ("want", 1))
+    broker.want(worker, 1)
     assert broker.payloads(worker) == [b"0"]
 
 
@@ -863,11 +877,11 @@ def test_next_try_is_not_early_because_a_task_of_that_name_once_waited(broker: B
     for delay in (1.0, 30.0):
         client = broker.client()
         broker.submit(client, b"0", retries=1, backoff=delay)
-        broker.say(worker, ("want", 1))
+        broker.want(worker, 1)
         broker.settle(worker, broker.grants(worker)[0].token, "retry")
         if delay == 1.0:
             broker.say(client, ("close",))
-    broker.say(worker, ("want", 1))
+    broker.want(worker, 1)
     broker.pass_time(29.0, worker)
     assert broker.payloads(worker) == []
     broker.pass_time(1.0, worker)
@@ -883,7 +897,7 @@ def test_higher_priority_goes_first_and_none_waits_for_ever(broker: Broker) -> N
     broker.submit(client, *[b"high"] * 50, first=3, priority=5)
     order = []
     for _ in range(30):
-        broker.say(worker, ("want", 1))
+        broker.want(worker, 1)
         order += broker.payloads(worker)
     assert [place for place, payload in enumerate(order, start=1) if payload == b"low"] == [10, 20, 30]
 
@@ -995,7 +1009,7 @@ def test_item_that_kills_every_process_is_given_up_and_the_chunk_goes_on_behind_
     client, worker = broker.client(), broker.worker()
     broker.submit(client, b"0", chunk=("map", 6))
     for _ in range(MAX_DELIVERIES):
-        broker.say(worker, ("want", 1))
+        broker.want(worker, 1)
         (grant,) = broker.grants(worker)
         if "done" not in grant.options:
             broker.say(worker, ("parts", [(grant.token, 2, b"first two")]))
@@ -1005,7 +1019,7 @@ def test_item_that_kills_every_process_is_given_up_and_the_chunk_goes_on_behind_
     error = outcomes.errors[0]
     assert isinstance(error, WorkerDied)
     assert len(error.losses) == MAX_DELIVERIES
-    broker.say(worker, ("want", 1))
+    broker.want(worker, 1)
     (grant,) = broker.grants(worker)
     assert grant.options["done"] == 3
     assert broker.count("dead") == 0
@@ -1015,7 +1029,7 @@ def test_progress_within_a_chunk_forgets_the_losses_of_the_items_before(broker: 
     client, worker = broker.client(), broker.worker()
     broker.submit(client, b"0", chunk=("map", 6))
     for delivery in range(3 * MAX_DELIVERIES):
-        broker.say(worker, ("want", 1))
+        broker.want(worker, 1)
         (grant,) = broker.grants(worker)
         assert grant.options.get("done", 0) == delivery // 2
         if delivery % 2:
@@ -1078,7 +1092,7 @@ def test_task_submits_tasks_through_its_worker_with_the_code_of_its_program(brok
     answer = {"known": False, "accepted": 0, "workers": 1, "slots": 1}
     assert broker.take(worker) == [("relay_open", 1, answer)]
     nested.submit(b"child")
-    broker.say(worker, ("want", 1))
+    broker.want(worker, 1)
     (grant,) = broker.grants(worker)
     assert (grant.session, grant.payload, grant.options) == ("s", b"child", {"depth": 1})
     broker.settle(worker, grant.token, "result", b"r")
@@ -1094,7 +1108,7 @@ def test_deeper_tasks_go_before_those_that_wait_for_them(broker: Broker) -> None
     broker.submit(broker.client("other"), *[b"other"] * 9)
     order = []
     for _ in range(8):
-        broker.say(worker, ("want", 1))
+        broker.want(worker, 1)
         order += broker.payloads(worker)
     assert [payload for payload in order if payload != b"other"] == [b"2a", b"1a", b"1b", b"0a"]
     assert order.count(b"other") == 4, "another program has its turns"
@@ -1336,7 +1350,7 @@ def test_worker_that_breaks_the_rules_is_cut_off_and_nothing_of_its_message_hold
     broker.submit(client, b"0", b"1")
     assert [grant.token for grant in broker.grants(worker)] == [1, 2]
     broker.take(client)
-    broker.say(worker, message, ("want", 5))
+    broker.say(worker, message, broker.wanting(worker, 5))
     assert broker.closed[worker].broke_rules
     assert broker.results(client) == {}
     assert broker.count("queued") == 2
@@ -1346,7 +1360,7 @@ def test_worker_that_was_cut_off_is_granted_nothing_that_would_count_as_lost(bro
     client, worker = broker.client(), broker.worker(want=2)
     broker.submit(client, b"0", b"1")
     tokens = [grant.token for grant in broker.grants(worker)]
-    broker.say(worker, ("give_back", tokens), ("want", 5), ("want", -1))
+    broker.say(worker, ("give_back", tokens), broker.wanting(worker, 5), ("want", -1))
     broker.leave(worker)
     assert (broker.count("queued"), broker.count("redelivered")) == (2, 0)
 
@@ -1499,7 +1513,7 @@ def test_worker_that_keeps_what_it_said_is_told_what_is_recorded(broker: Broker)
     first, second = (grant.token for grant in broker.grants(worker))
     broker.say(worker, ("settle", [(first, "result", b"")]), ("settle", [(second, "result", b"")]))
     assert broker.take(worker) == [("recorded", 2)]
-    broker.say(worker, ("want", 1))
+    broker.want(worker, 1)
     assert broker.take(worker) == []
 
 

@@ -464,7 +464,7 @@ class Cluster(RuleBasedStateMachine):
         connection = self.broker.worker(worker_id, labels=labels)
         self.workers[connection] = Worker(worker_id, labels)
         self.listen()
-        self.broker.say(connection, ("want", want))
+        self.broker.want(connection, want)
         self.listen()
 
     @precondition(lambda self: self.workers)
@@ -482,7 +482,7 @@ class Cluster(RuleBasedStateMachine):
     @precondition(lambda self: self.workers)
     @rule(which=PICK, count=st.integers(0, 8))
     def want(self, which: int, count: int) -> None:
-        self.broker.say(pick(which, [*self.workers]), ("want", count))
+        self.broker.want(pick(which, [*self.workers]), count)
         self.listen()
 
     @precondition(lambda self: any(worker.held for worker in self.workers.values()))
@@ -585,7 +585,7 @@ class Cluster(RuleBasedStateMachine):
     def worker_breaks_the_rules(self, which: int, token: int) -> None:
         """What it said before counts, nothing after it."""
         connection: int = pick(which, [*self.workers])
-        self.broker.say(connection, ("settle", []), ("want", -1), ("want", 5))
+        self.broker.say(connection, ("settle", []), ("want", -1), self.broker.wanting(connection, 5))
         assert connection in self.broker.closed
         self.broker.leave(connection)
         self.listen()
@@ -607,7 +607,8 @@ class Cluster(RuleBasedStateMachine):
             connection, token = holders[0]
             del self.workers[connection].held[token]
             self.tasks[name].lose()
-            self.broker.say(connection, ("settle", [(token, "lost", b"killed")]), ("want", 1))
+            lost = ("settle", [(token, "lost", b"killed")])
+            self.broker.say(connection, lost, self.broker.wanting(connection, 1))
             self.listen()
 
     @precondition(lambda self: len(self.broker.core._ledger.letters) > 0)

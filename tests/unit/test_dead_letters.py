@@ -23,7 +23,7 @@ def broker() -> Broker:
 def kill(broker: Broker, worker: int, times: int = MAX_DELIVERIES) -> None:
     """Have the worker's next task die so often."""
     for number in range(1, times + 1):
-        broker.say(worker, ("want", 1))
+        broker.want(worker, 1)
         (grant,) = broker.grants(worker)
         broker.settle(worker, grant.token, "lost", Death(f"death {number}", signal="SIGKILL").encode().encode())
 
@@ -117,7 +117,7 @@ def test_dead_item_of_a_chunk_is_a_letter_of_its_own_and_the_chunk_goes_on(broke
     broker.submit(client, b"chunk", chunk=("starmap", 6))
     kill_at_item(broker, worker, 4)
     assert [(row["item"], row["state"], row["deaths"]) for row in ask(broker, "dead_list")] == [(4, "dead", 3)]
-    broker.say(worker, ("want", 2))
+    broker.want(worker, 2)
     (grant,) = broker.grants(worker)
     assert grant.options == {"chunk": "starmap", "done": 5}
     assert ask(broker, "dead_requeue", [1]) == [(1, "")]
@@ -133,7 +133,7 @@ def test_chunk_whose_last_item_is_given_up_has_ended_and_is_not_run_again(broker
     assert [(row["item"], row["deaths"]) for row in ask(broker, "dead_list")] == [(1, 3)]
     kind, content = broker.results(client)[0]
     assert (kind, load_part(content)[0]) == ("result", 2)
-    broker.say(worker, ("want", 1))
+    broker.want(worker, 1)
     assert broker.grants(worker) == []
     check_replay(broker)
 
@@ -201,7 +201,7 @@ def test_requeued_letter_runs_in_a_session_of_the_masters_that_ends_with_it(
         broker.restart()
         worker = broker.worker("b")
     broker.pass_time(100.0, worker)  # no client of it ever comes
-    broker.say(worker, ("want", 1))
+    broker.want(worker, 1)
     (grant,) = broker.grants(worker)
     assert (grant.session, grant.function_id, grant.payload) == ("dead-letter-1", SQUARE.id, b"0")
     assert (grant.needs, grant.options) == ((ARCHIVE.id,), {"timeout": 5.0})
@@ -237,7 +237,7 @@ def test_requeued_letter_that_is_dropped_is_cancelled(broker: Broker, runs: bool
     broker.say(client, ("close",))
     ask(broker, "dead_requeue", [1])
     if runs:
-        broker.say(worker, ("want", 1))
+        broker.want(worker, 1)
     broker.take(worker)
     assert ask(broker, "dead_drop", [1]) == [(1, "")]
     assert ("forget", "dead-letter-1", []) in broker.take(worker)  # which ends the process that runs it
@@ -250,7 +250,7 @@ def test_letter_that_runs_is_not_the_one_that_the_bound_drops() -> None:
     broker = Broker(make_core(Bounds(dead_letters=1)))
     client, worker = with_letter(broker)
     ask(broker, "dead_requeue", [1])
-    broker.say(worker, ("want", 1))
+    broker.want(worker, 1)
     (grant,) = broker.grants(worker)
     broker.submit(client, b"1", first=1)
     kill(broker, worker)

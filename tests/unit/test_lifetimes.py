@@ -55,7 +55,7 @@ def test_delayed_tasks_keep_their_order_and_go_behind_those_that_wait(broker: Br
     broker.submit(client, b"0", b"1", b"2", delay=1.0)
     broker.submit(client, b"3", first=3)
     broker.pass_time(1.5, worker)
-    broker.say(worker, ("want", 10))
+    broker.want(worker, 10)
     assert broker.payloads(worker) == [b"3", b"0", b"1", b"2"]
 
 
@@ -118,7 +118,7 @@ def test_task_that_has_expired_is_not_granted_even_before_the_tick_that_says_so(
     client, worker = broker.client(), broker.worker()
     broker.submit(client, b"0", expires=1.0)
     broker.now += 1.5
-    broker.say(worker, ("want", 1))
+    broker.want(worker, 1)
     assert broker.grants(worker) == []
     assert expired(broker, client) == {0: 1.0}
 
@@ -151,9 +151,9 @@ def test_task_that_has_begun_in_time_is_delivered_again_after_that(broker: Broke
     (grant,) = broker.grants(worker)
     broker.settle(worker, grant.token, kind)
     broker.pass_time(2.0, worker)
-    broker.say(worker, ("want", 1))
+    broker.want(worker, 1)
     (again,) = broker.grants(worker)
-    broker.say(worker, ("give_back", [again.token]), ("want", 1))
+    broker.say(worker, ("give_back", [again.token]), broker.wanting(worker, 1))
     assert broker.payloads(worker) == [b"0"]
     assert broker.count("expired") == 0
 

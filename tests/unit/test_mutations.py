@@ -72,7 +72,7 @@ def sessions(tokens: list[int]) -> dict[str, list[list[Message]]]:
             [("close",)],
         ],
         "worker": [
-            [("settle", [(tokens[0], "result", b"x"), (tokens[1], "retry", b"y")]), ("want", 2)],
+            [("settle", [(tokens[0], "result", b"x"), (tokens[1], "retry", b"y")]), ("want", 6)],
             [("parts", [(tokens[3], 2, b"x")]), ("output", [(tokens[3], "text")]), ("heartbeat",)],
             [("relay_open", 1, "s", info), ("relay", 1, [*ARCHIVE.messages, ("ping",)]), ("relay_close", 1)],
             [("give_back", [tokens[2]]), ("drain",)],

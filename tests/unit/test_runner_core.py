@@ -214,7 +214,8 @@ def test_slot_that_falls_free_is_announced_at_once_when_tasks_are_slow(make_runn
     runner.grant(slots)
     runner.said("want")
     runner.finish(runner.busy[0], seconds=10.0)
-    assert runner.said("want") == [1]
+    assert len(runner.said("want")) == 1
+    assert runner.wanted == 1
 
 
 def test_unknown_function_beside_known_ones_is_asked_for_one_a_slot(make_runner: MakeRunner) -> None:
@@ -279,6 +280,16 @@ def test_the_next_task_is_asked_for_when_the_one_that_runs_is_about_to_end(make_
         runner.finish(child, seconds=0.1)
     assert [token for child in runner.busy for token, _ in runner.processes[child].tasks] == waiting
     assert runner.said("give_back") == []
+
+
+def test_a_task_too_many_goes_back_and_the_next_ones_are_asked_for_in_time(make_runner: MakeRunner) -> None:
+    runner = make_runner(2)
+    measured(runner, 0.1)
+    *_, excess = runner.grant(3)
+    runner.tick(STUCK_SECONDS * 1.1)
+    assert runner.said("give_back") == [[excess]]
+    runner.tick(0.1 - STUCK_SECONDS * 1.1 - HOLD_SECONDS / 2)
+    assert runner.wanted == 2
 
 
 def test_slot_always_has_a_next_task_when_tasks_take_less_than_the_holding_time(make_runner: MakeRunner) -> None:
@@ -875,7 +886,7 @@ def test_a_host_without_room_rests_longer_each_time_and_asks_for_nothing_meanwhi
         begun = now
         effects = core.handle(StartFailed(child, "no process left"), now)
         assert not any(isinstance(effect, Send) and effect.message[0] == "want" for effect in effects)
-        while Send(("want", 1)) not in effects:
+        while Send(("want", token + 2)) not in effects:
             now += 0.25
             effects = core.handle(Tick(), now)
         rests.append(now - begun)

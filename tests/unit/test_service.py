@@ -136,7 +136,7 @@ def test_word_that_tasks_were_accepted_does_not_wait_for_an_outcome() -> None:
 def test_word_that_an_outcome_is_recorded_goes_with_the_next_grant() -> None:
     async def test(master: Master) -> None:
         master.hear(submit(0))
-        master.hear((WORKER, [("settle", [(granted(master), "result", b"")]), ("want", 1)]))
+        master.hear((WORKER, [("settle", [(granted(master), "result", b"")]), ("want", 2)]))
         assert master.worker.names == [["blob", "grant"]]
         master.hear(submit(1))
         assert master.worker.names == [["blob", "grant"], ["recorded", "grant"]]

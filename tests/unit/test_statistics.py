@@ -100,12 +100,12 @@ def test_a_task_that_is_queued_again_waits_from_then_on(broker: Broker) -> None:
     broker.now += 4.0
     broker.settle(worker, grant.token, "lost", b"its process died")
     broker.now += 1.0
-    broker.say(worker, ("want", 1))
+    broker.want(worker, 1)
     (grant,) = broker.grants(worker)
     broker.now += 4.0
     broker.say(worker, ("give_back", [grant.token]))
     broker.now += 2.0
-    broker.say(worker, ("want", 1))
+    broker.want(worker, 1)
     queued = figures(broker, client)["queued"]
     assert (queued["count"], queued["sum_seconds"]) == (3, pytest.approx(3.0))
 
