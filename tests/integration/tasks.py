@@ -24,6 +24,11 @@ def pid(_: object = None) -> int:
     return os.getpid()
 
 
+def timer_slack_ns() -> int:
+    """How late the kernel may end a wait of this process."""
+    return int(Path("/proc/self/timerslack_ns").read_text())
+
+
 def size(data: bytes) -> int:
     return len(data)
 

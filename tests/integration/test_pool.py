@@ -880,3 +880,7 @@ def test_what_tasks_print_can_be_hidden(cluster: Cluster, tmp_path: Path, argume
     cluster.start_master()
     cluster.start_worker()
     assert cluster.run(program, MULTIHOST_TASK_OUTPUT=setting) == ""
+
+
+def test_waits_of_tasks_end_when_they_are_due(pool: multihost.Pool) -> None:
+    assert pool.apply(tasks.timer_slack_ns) == 1
