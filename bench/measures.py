@@ -23,6 +23,7 @@ LARGE_BYTES = 10_000_000
 SLEEPS = (0.001, 0.01, 0.1)
 DURATIONS = (0.0, 10e-6, 100e-6, 1e-3, 10e-3)
 SCALING_SLEEP = 0.01
+_SLEEPS_EACH = 20  # of a worker, at least: what the first task's way there and the last one's back cost is not meant
 _FIRST_TASKS = 50
 _FIRST_LARGE = 4  # rounds of large payloads
 _ITEMS_PER_CHUNK = 25  # a map in chunks may have so many more items than there may be tasks
@@ -41,7 +42,9 @@ class Effort:
     large: int = 16  # large payloads in one measurement
     tried: dict[str, int] = field(default_factory=dict)  # measurement -> number of tasks
 
-    def tasks(self, name: str, run: Callable[[int], float], multiple: int = 1, most: int | None = None) -> int:
+    def tasks(
+        self, name: str, run: Callable[[int], float], multiple: int = 1, least: int = 0, most: int | None = None
+    ) -> int:
         """How many tasks take about ``seconds``, found by running ever more of them, once: it is the warm-up, too."""
         if name not in self.tried:
             most = most or self.most_tasks
@@ -52,7 +55,7 @@ class Effort:
                 if fitting <= 2 * count:
                     break
                 count = min(fitting, 20 * count)
-            self.tried[name] = max(multiple, fitting - fitting % multiple)
+            self.tried[name] = max(least, multiple, fitting - fitting % multiple)
         return self.tried[name]
 
 
@@ -102,8 +105,9 @@ def round_trip(system: System, effort: Effort) -> Figures:
 
 def sleeps(system: System, effort: Effort) -> Figures:
     """Of the time that all workers had, the part that was spent in tasks: 1 would be no overhead at all."""
+    least = _SLEEPS_EACH * system.workers
     return {
-        f"sleep {seconds * 1000:g} ms": _rate_of(system, effort, work.sleep, seconds) * seconds / system.workers
+        f"sleep {seconds * 1000:g} ms": _rate_of(system, effort, work.sleep, seconds, least) * seconds / system.workers
         for seconds in SLEEPS
     }
 
@@ -214,13 +218,13 @@ def _rate(system: System, function: Function, arguments: Iterator[Any]) -> float
     return len(results) / (time.perf_counter() - begun)
 
 
-def _rate_of(system: System, effort: Effort, function: Function, seconds: float) -> float:
+def _rate_of(system: System, effort: Effort, function: Function, seconds: float, least: int = 0) -> float:
     """Tasks a second of ``function(seconds)``, submitted one by one."""
 
     def run(count: int) -> float:
         return _rate(system, function, itertools.repeat(seconds, count))
 
-    return run(effort.tasks(f"{function.__name__} {seconds}", run, system.workers))
+    return run(effort.tasks(f"{function.__name__} {seconds}", run, system.workers, least))
 
 
 def _map_rate(system: System, effort: Effort, name: str, chunksize: int | None, most: int) -> float:

@@ -159,6 +159,7 @@ def test_the_number_of_tasks_is_found_once() -> None:
 def test_all_workers_have_as_many_tasks() -> None:
     assert Effort(1.0, 1000).tasks("a name", at_a_rate(19.0, []), multiple=4) == 16
     assert Effort(1.0, 1000).tasks("a slow one", at_a_rate(0.5, []), multiple=4) == 4
+    assert Effort(1.0, 1000).tasks("one with a least", at_a_rate(19.0, []), multiple=4, least=40) == 40
 
 
 def test_a_task_is_overtaken_by_later_ones_that_began_before_it() -> None:
