@@ -391,6 +391,8 @@ class Session:
             try:
                 connection.send_batch(batch)
                 broken = False
+                # A master woken on this CPU waits there for up to 4 ms, a tick, while we go on and another CPU idles.
+                os.sched_yield()
             except OSError:
                 connection.interrupt()  # the receiving thread notices, reconnects, and sends again
             finally:
