@@ -27,11 +27,11 @@ import mmap
 import os
 import secrets
 import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from multihost.broker.checksum import crc32
 from multihost.errors import JournalDamaged
 from multihost.wire.frames import MOST_PARTS, Buffer, rest
 
@@ -99,7 +99,7 @@ class RowFile:
         """A file without rows; one that is there is written over. Raises: OSError; there is none then."""
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         head = _HEAD.pack(_MAGIC, version, secrets.token_bytes(16))
-        rows = cls(path, file, version, zlib.crc32(head))
+        rows = cls(path, file, version, crc32(head))
         try:
             rows._ahead = os.fstat(file).st_size
             rows._put([_with_checksum(head, 0).ljust(_ROWS_AT, b"\0")], 0)
@@ -179,7 +179,7 @@ class RowFile:
         if len(header) < _ROW_SIZE:
             raise _NotWhole("it is cut off" if header else "it is not there")
         fields, (chain,) = header[: _ROW.size], _CHECKSUM.unpack_from(header, _ROW.size)
-        if position.chain is not None and zlib.crc32(fields, position.chain) != chain:
+        if position.chain is not None and crc32(fields, position.chain) != chain:
             raise _NotWhole("its header does not follow from the row before it")
         row, size, checksum = _ROW.unpack(fields)
         behind = Position(position.row + 1, position.end + _ROW_SIZE + size, chain)
@@ -188,7 +188,7 @@ class RowFile:
         if behind.end > end:
             raise _NotWhole("its content is cut off")
         content = self._get(size, position.end + _ROW_SIZE)
-        if zlib.crc32(content) != checksum or len(content) != size:
+        if crc32(content) != checksum or len(content) != size:
             raise _NotWhole("its content does not match its checksum")
         if self._mark and row == self._mark.row and chain != self._mark.chain:
             raise _NotWhole("it is not the row that was acknowledged")
@@ -219,7 +219,7 @@ class RowFile:
         """
         size = checksum = 0
         for part in content:
-            size, checksum = size + len(part), zlib.crc32(part, checksum)
+            size, checksum = size + len(part), crc32(part, checksum)
         before, number = self.last, self.last.row + 1
         header = _with_checksum(_ROW.pack(number, size, checksum), before.chain or 0)
         try:
@@ -313,11 +313,11 @@ def _read_start(start: bytes) -> tuple[int, int | None, Mark | None]:
     head, mark = start[: _HEAD.size], start[_MARK_AT : _MARK_AT + _MARK.size]
     if not head.startswith(_MAGIC) or not start.startswith(_with_checksum(head, 0)) or len(head) < _HEAD.size:
         return 0, None, None
-    version, seed = _HEAD.unpack(head)[1], zlib.crc32(head)
+    version, seed = _HEAD.unpack(head)[1], crc32(head)
     # Rebuilt from its fields, so that whatever differs is damage, what lies between them included.
     rebuilt = _with_checksum(head, 0).ljust(_MARK_AT, b"\0") + _with_checksum(mark, seed)
     return version, seed, Mark(*_MARK.unpack(mark)) if start == rebuilt.ljust(_ROWS_AT, b"\0") else None
 
 
 def _with_checksum(fields: bytes, start: int) -> bytes:
-    return fields + _CHECKSUM.pack(zlib.crc32(fields, start))
+    return fields + _CHECKSUM.pack(crc32(fields, start))
