@@ -6,7 +6,6 @@ import select
 import socket
 import struct
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
 from typing import Any
 
 from multihost.wire import messages
@@ -15,7 +14,6 @@ from multihost.wire.frames import MOST_PARTS, Buffer, frame, rest
 # How much of a message lies in the kernel while the other side is busy: with less, a large one wakes both more often.
 BUFFER_BYTES = 4096 * 1024
 _LONG = -1  # in the place of a length: it follows, in eight bytes
-_SMALL = 64 * 1024  # up to this size, what is read is what is unpickled
 
 
 def widen(sock: socket.socket) -> None:
@@ -29,9 +27,8 @@ class Pipe:
     Its frames are those of ``wire.frames``. Nothing is read ahead, so ``poll`` tells whether a message has come.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection  # closed with us
-        self._file = connection.fileno()
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock  # closed with us
 
     def send(self, message: tuple[object, ...]) -> None:
         self._write(frame(messages.encode(message)))
@@ -42,31 +39,26 @@ class Pipe:
 
     def receive(self) -> Any:
         """The next message, unpickled: the worker may be trusted."""
-        (size,) = struct.unpack("!i", self._read(4))
+        (size,) = struct.unpack("!i", self.read(4))
         if size == _LONG:
-            (size,) = struct.unpack("!Q", self._read(8))
-        return pickle.loads(self._read(size))
+            (size,) = struct.unpack("!Q", self.read(8))
+        return pickle.loads(self.read(size))
+
+    def read(self, size: int) -> bytes:
+        """So many bytes that are no message, into memory that nothing clears or copies before."""
+        content = self._socket.recv(size, socket.MSG_WAITALL)
+        while len(content) < size:  # a signal came, or it was more than the kernel gives at once
+            if not (more := self._socket.recv(size - len(content), socket.MSG_WAITALL)):
+                raise EOFError
+            content += more
+        return content
 
     def poll(self) -> bool:
         """Whether something has come."""
         poller = select.poll()
-        poller.register(self._file, select.POLLIN)
+        poller.register(self._socket, select.POLLIN)
         return bool(poller.poll(0))
 
     def _write(self, parts: Sequence[Buffer]) -> None:
         while parts:
-            parts = rest(parts, os.writev(self._file, parts[:MOST_PARTS]))
-
-    def _read(self, size: int) -> Buffer:
-        start = os.read(self._file, min(size, _SMALL))
-        if len(start) == size:
-            return start
-        whole = bytearray(size)
-        filled = len(start)
-        whole[:filled] = start
-        view = memoryview(whole)
-        while filled < size:
-            if not (count := os.readv(self._file, [view[filled:]])):
-                raise EOFError
-            filled += count
-        return whole
+            parts = rest(parts, os.writev(self._socket.fileno(), parts[:MOST_PARTS]))

@@ -64,7 +64,7 @@ class SlotConfig:
     needs: tuple[str, ...]  # ids of the blobs that come before any task
 
 
-def main(pipe: Connection, control: socket.socket, report: Connection, config: SlotConfig) -> None:
+def main(pipe: socket.socket, control: socket.socket, report: Connection, config: SlotConfig) -> None:
     """Serve until the worker closes the pipe, in a process of which ``report`` tells how it ended."""
     _release_fork_server()
     sys.excepthook = sys.__excepthook__  # the fork server has its own
@@ -178,6 +178,8 @@ class Slot:
             case ("run", function_id, options, tasks):  # no classes: to match one costs 0.5 µs, and 8 in cold caches
                 if refused := self._backlog.add(Order(function_id, options), tasks):
                     self._outbox.send(("unstarted", refused))
+            case ("run_large", str(function_id), dict(options), list(sizes)):
+                self._receive(("run", function_id, options, [(token, self._pipe.read(size)) for token, size in sizes]))
             case ("function", str(function_id), bytes(definition)):
                 self._definitions[function_id] = definition
             case ("drop", list(function_ids)):

@@ -10,7 +10,7 @@ import shutil
 import signal
 import socket
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from multihost.deaths import Death, how_it_ended
 from multihost.errors import ProtocolError
+from multihost.payload import LARGE_BYTES
 from multihost.runner import events, memory, scratch, slot
 from multihost.runner.fork_server import start_fork_server
 from multihost.runner.interrupts import INTERRUPT, RECALL, stack_of_tasks
@@ -132,8 +133,8 @@ class Slots:
             self._task_memory,
             needs,
         )
-        with Connection(theirs.detach()) as pipe, their_control, their_report:
-            arguments = pipe, their_control, their_report, config
+        with theirs, their_control, their_report:
+            arguments = theirs, their_control, their_report, config
             process = self._context.Process(target=slot.main, args=arguments, daemon=True)
             try:
                 process.start()
@@ -158,7 +159,13 @@ class Slots:
             return  # it died; the core hears of that next
         if run.new:
             self._write(child, ("function", run.function_id, self._blobs[run.function_id]))
-        self._write(child, ("run", run.function_id, run.options, run.tasks))
+        if max(len(payload) for _, payload in run.tasks) < LARGE_BYTES:
+            self._write(child, ("run", run.function_id, run.options, run.tasks))
+        else:
+            # They follow the message, so that the child need not copy them out of it.
+            sizes = [(token, len(payload)) for token, payload in run.tasks]
+            payloads = [payload for _, payload in run.tasks]
+            self._write(child, ("run_large", run.function_id, run.options, sizes), payloads)
 
     def tell(self, number: int, message: tuple[object, ...]) -> None:
         if (child := self._processes.get(number)) is not None:
@@ -295,8 +302,8 @@ class Slots:
 
     # --- inside ------------------------------------------------------------------------------------------------
 
-    def _write(self, child: _Process, message: tuple[object, ...]) -> None:
-        parts: list[Buffer] = frame(messages.encode(message))
+    def _write(self, child: _Process, message: tuple[object, ...], behind: Sequence[Buffer] = ()) -> None:
+        parts: list[Buffer] = [*frame(messages.encode(message)), *behind]
         child.outbox.extend(memoryview(part) for part in parts)
         self._flush(child)
 

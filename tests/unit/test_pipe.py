@@ -1,7 +1,7 @@
 """The child's end of its pipe, against the worker's frames."""
 
-import multiprocessing
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -16,20 +16,21 @@ MESSAGES = [("started", 1, False, False), ("outcomes", [], [(1, "result", os.ura
 
 @pytest.fixture
 def ends() -> Iterator[tuple[Pipe, Connection]]:
-    ours, theirs = multiprocessing.Pipe()
-    with ours, theirs:
-        yield Pipe(theirs), ours
+    ours, theirs = socket.socketpair()
+    with Connection(ours.detach()) as other, theirs:
+        yield Pipe(theirs), other
 
 
 def test_a_message_that_the_kernel_does_not_hold_at_once_arrives_whole(ends: tuple[Pipe, Connection]) -> None:
     pipe, other = ends
     got: list[Any] = []
-    reader = Pipe(other)
-    thread = threading.Thread(target=lambda: got.extend(reader.receive() for _ in MESSAGES))
-    thread.start()
-    for message in MESSAGES:
-        pipe.send(message)
-    thread.join()
+    with socket.socket(fileno=os.dup(other.fileno())) as sock:
+        reader = Pipe(sock)
+        thread = threading.Thread(target=lambda: got.extend(reader.receive() for _ in MESSAGES))
+        thread.start()
+        for message in MESSAGES:
+            pipe.send(message)
+        thread.join()
     assert got == MESSAGES
 
 
@@ -62,6 +63,30 @@ def test_its_frames_are_those_of_the_standard_library(ends: tuple[Pipe, Connecti
     assert pipe.poll() is True
     assert pipe.receive() == MESSAGES[2]
     assert pipe.poll() is False
+
+
+def test_what_follows_a_message_is_read_as_it_is(ends: tuple[Pipe, Connection]) -> None:
+    pipe, other = ends
+    content = os.urandom(3_000_000)
+
+    def say() -> None:
+        other.send(MESSAGES[0])
+        os.write(other.fileno(), content)
+
+    thread = threading.Thread(target=say)
+    thread.start()
+    assert pipe.receive() == MESSAGES[0]
+    assert pipe.read(len(content)) == content
+    thread.join()
+
+
+def test_what_a_signal_has_cut_short_is_read_on(ends: tuple[Pipe, Connection], monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, other = ends
+    monkeypatch.setattr(socket, "MSG_WAITALL", 0)  # as if a signal came behind each piece
+    thread = threading.Thread(target=other.send, args=(MESSAGES[1],))
+    thread.start()
+    assert pipe.receive() == MESSAGES[1]
+    thread.join()
 
 
 @pytest.mark.parametrize("said", [b"", b"\0\0", b"\0\2\0\0" + bytes(70_000)])
