@@ -391,8 +391,9 @@ class Session:
             try:
                 connection.send_batch(batch)
                 broken = False
-                # A master woken on this CPU waits there for up to 4 ms, a tick, while we go on and another CPU idles.
-                os.sched_yield()
+                if self._core.starting:
+                    # A master woken on this CPU would wait there for up to 4 ms, a tick, while another CPU idles.
+                    os.sched_yield()
             except OSError:
                 connection.interrupt()  # the receiving thread notices, reconnects, and sends again
             finally:

@@ -151,6 +151,13 @@ def test_while_nothing_is_accepted_each_batch_that_leaves_is_much_larger_than_th
     assert sizes_of(batch(client)) == [2000 - 1362]
 
 
+@pytest.mark.parametrize(("tasks", "starting"), [(1, True), (16, True), (64, True), (65, False), (1000, False)])
+def test_only_the_small_batches_are_the_first_ones_of_a_loop(client: ClientCore, tasks: int, starting: bool) -> None:
+    add(client, *[b"1"] * tasks)
+    batch(client)
+    assert client.starting is starting
+
+
 def test_behind_a_batch_of_many_bytes_none_leaves_before_it_is_accepted(client: ClientCore) -> None:
     add(client, bytes(50_000), bytes(50_000))
     batch(client)
