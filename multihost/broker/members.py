@@ -78,8 +78,8 @@ class Worker:
     python: str
     labels: frozenset[str]
     heard: float
-    granted: int = 0  # how many tasks, on this connection
-    wanted: int = 0  # how many more it will take
+    granted: int = 0  # how many tasks, on this connection,
+    limit: int = 0  # and how many it may have been granted there in all
     draining: bool = False
     known: set[str] = field(default_factory=set)  # ids of the blobs it has
     families: set[str] = field(default_factory=set)  # whose tasks it was granted; only these may open sessions there
@@ -91,3 +91,8 @@ class Worker:
     runs: Histogram = field(default_factory=Histogram)
     load: dict[str, float] = field(default_factory=dict)  # what it counts itself, as it said last,
     load_at: float = 0.0  # and when that was
+
+    @property
+    def wanted(self) -> int:
+        """How many more tasks it will take; below 0 where it was granted some before it wanted less."""
+        return self.limit - self.granted

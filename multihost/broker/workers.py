@@ -83,12 +83,11 @@ class Workers:
     def want(self, connection: int, limit: int) -> list[Effect]:
         """It would take tasks until it has been granted ``limit`` of them on its connection."""
         worker = self.find(connection)
-        count = limit - worker.granted
-        if limit < 0 or count > MAX_SLOTS * LEASES_PER_SLOT:
+        if not 0 <= limit <= worker.granted + MAX_SLOTS * LEASES_PER_SLOT:
             raise ProtocolError(f"a worker may want up to {MAX_SLOTS * LEASES_PER_SLOT:,} tasks")
         # Whatever it says, all tasks are not for one: with those that it holds, it gets so many at most.
         room = worker.slots * LEASES_PER_SLOT - len(self._ledger.leases.of(worker.worker_id))
-        worker.wanted = 0 if worker.draining else max(0, min(count, room))
+        worker.limit = 0 if worker.draining else min(limit, worker.granted + room)
         self._note_hunger(worker)
         return []
 
@@ -183,7 +182,7 @@ class Workers:
 
     def drain(self, connection: int) -> list[Effect]:
         worker = self.find(connection)
-        worker.draining, worker.wanted = True, 0
+        worker.draining, worker.limit = True, 0
         self._note_hunger(worker)
         # What was granted before this answer reaches the worker before it, so it can give that back and then leave.
         note = Note("info", f"worker drains: {worker.name}", {"worker": worker.name})
@@ -203,7 +202,6 @@ class Workers:
             share = -(-ready.available(worker.labels) // sharers)
             sharers -= 1
             tasks = ready.take(min(share, worker.wanted), worker.labels)
-            worker.wanted -= len(tasks)
             worker.granted += len(tasks)
             self._note_hunger(worker)
             passed = 0 if tasks else passed + 1

@@ -22,7 +22,7 @@ _MAX_BATCH_TASKS = 4096
 # A batch leaves behind one that is not accepted if it has so many tasks, and so many times as many; behind one of more
 # bytes, none does.
 _LEAST_BEHIND, _TIMES_BEHIND, _MOST_BYTES_BEHIND = 16, 4, 64 * 1024
-_FIRST_BATCHES = 64 * _TIMES_BEHIND  # behind the first ones of a loop of calls no larger number is waited for
+_FIRST_BATCHES = _TIMES_BEHIND * 64  # so many are enough behind the first batches of a loop of calls, of up to 64 tasks
 _NEVER = 1 << 62
 # Acknowledgements ride on the next submit; so much may gather first, and stays in the master's memory meanwhile.
 _MAX_UNACKNOWLEDGED, _MAX_UNACKNOWLEDGED_BYTES = 256, 64 * 1024
