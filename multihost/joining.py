@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from multiprocessing.process import current_process
 
-from multihost import enclosing
+from multihost import enclosing, forked
 from multihost.client.code import Initializer
 from multihost.client.output import standard
 from multihost.client.session import Session
@@ -61,7 +61,7 @@ class Membership:
         if getattr(current_process(), "_inheriting", False):
             raise RuntimeError(_GUARD.format(what=what))
         self.limit = limit
-        self._what, self._process = what, os.getpid()
+        self._what, self._process, self._forks = what, os.getpid(), forked.times
         self._local: LocalCluster | None = None
         self._start = start = (initializer, tuple(initargs)) if initializer else None
         self._lifetime = lifetime
@@ -175,12 +175,12 @@ class Membership:
     @property
     def is_mine(self) -> bool:
         """Whether this process made it, and was not forked from the one that did."""
-        return os.getpid() == self._process
+        return forked.times == self._forks
 
     def check_process(self) -> None:
         """Raises: ForkedClient: this process was forked from the one that has the session."""
-        if (process := os.getpid()) != self._process:
-            raise ForkedClient(self._process, process)
+        if forked.times != self._forks:
+            raise ForkedClient(self._process, os.getpid())
 
     def close(self) -> None:
         """End the session, cancelling what is left, and take an own cluster down. May be called twice."""

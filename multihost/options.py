@@ -52,6 +52,7 @@ class Options:
     expires: float | None = None  # from the call on: what no worker has begun by then is not run any more
     # When the call was made (monotonic), if that was before its tasks were submitted: a map submits them bit by bit.
     since: float | None = field(init=False, default=None, compare=False, repr=False)
+    timed: bool = field(init=False, compare=False, repr=False)  # whether it matters when the call was made
     # Plain data, without what has its default value or, as ``retry_for``, travels with the function.
     wire: dict[str, object] = field(init=False, compare=False, repr=False)
 
@@ -73,6 +74,7 @@ class Options:
         _check_name(self.name)
         object.__setattr__(self, "retry_for", _as_classes(self.retry_for))
         object.__setattr__(self, "labels", as_labels(self.labels))
+        object.__setattr__(self, "timed", bool(self.delay) or self.expires is not None)
         object.__setattr__(self, "wire", self._on_the_wire())
 
     def but(self, **changes: object) -> "Options":
@@ -86,11 +88,6 @@ class Options:
                 raise TypeError(f"there is no option {name!r}; there are {', '.join(known)}")
         given: Any = changes
         return replace(self, **given)
-
-    @property
-    def timed(self) -> bool:
-        """Whether it matters when the call was made."""
-        return bool(self.delay) or self.expires is not None
 
     def from_now(self) -> "Options":
         """These options for a call that is made now, and whose tasks are submitted bit by bit."""

@@ -175,7 +175,7 @@ def loads(data: bytes) -> object:
 
     Raises: PythonMismatch, or what unpickling raises.
     """
-    if not is_by_value(data):
+    if not data.startswith(_BY_VALUE):
         return pickle.loads(data)
     mark, _, pickled = data.partition(b"\n")
     sender = mark[len(_BY_VALUE) :].decode()

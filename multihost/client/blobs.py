@@ -34,6 +34,7 @@ class Blobs:
         self._idle: OrderedDict[str, int] = OrderedDict()  # those that none needs, with sizes; longest unused first
         self._releases: set[str] = set()  # to be let go of, until the master has answered
         self._releases_said: set[str] = set()
+        self.has_releases = False  # whether some may be to be said
 
     def use(self, blobs: list[Blob]) -> None:
         """One more task needs the function that is the last of ``blobs``."""
@@ -84,6 +85,7 @@ class Blobs:
         """What is to be said of those to be let go of; before anything else, as one of them may be sent anew."""
         unsaid = sorted(self._releases - self._releases_said)
         self._releases_said.update(unsaid)
+        self.has_releases = False
         return [("release", unsaid)] if unsaid else []
 
     def released(self, blob_ids: list[str]) -> None:
@@ -96,6 +98,7 @@ class Blobs:
         """Whatever was under way may have been lost; unless the session is ``known``, the master has nothing."""
         self._sent.clear()
         self._releases_said.clear()
+        self.has_releases = True
         if not known:
             self._releases.clear()
 
@@ -104,3 +107,4 @@ class Blobs:
         del self._uses[blob_id], self._blobs[blob_id]
         self._sent.discard(blob_id)
         self._releases.add(blob_id)
+        self.has_releases = True

@@ -6,10 +6,9 @@ But that is heard late where the program's own thread goes on submitting, by 5 m
 nothing to do: so behind a batch another one leaves when it is much larger, and behind a task that left alone, at once.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, islice
 
 from multihost.client.blobs import KEPT_BYTES, Blobs
 from multihost.client.code import Blob
@@ -53,11 +52,12 @@ class ClientCore:
     at_once_bytes: float = AT_ONCE_BYTES  # as for ``Values``
     pending: dict[int, Pending] = field(default_factory=dict)  # by sequence number, rising
     _numbers: Iterator[int] = field(default_factory=count)
-    _unsent: OrderedDict[int, None] = field(default_factory=OrderedDict)  # numbers, those to send first in front
+    _unsent: dict[int, None] = field(default_factory=dict)  # numbers, those to send first in front
     _blobs: Blobs = field(init=False)
     _values: Values = field(init=False)
     full: bool = False  # whether the master takes no more, until it says otherwise
     _heard: bool = False  # that it is full: it is to be told so
+    _more_to_say: bool = False  # whether there may be, besides tasks, acknowledgements and blobs to let go of
     _awaited: int = -1  # the highest number in the batches that are not accepted yet; -1: none is under way
     _enough: int = 0  # so many unsent tasks make another batch before those are accepted
     _finished: list[int] = field(default_factory=list)  # outcomes that came and are not acknowledged
@@ -121,6 +121,9 @@ class ClientCore:
     def next_batch(self, now: float) -> list[Message]:
         """What to send at ``now``; empty while the last batch is not accepted and nothing else is to be said."""
         may_send = self._unsent and not self.full and (self._awaited < 0 or len(self._unsent) >= self._enough)
+        many = len(self._finished) >= _MAX_UNACKNOWLEDGED or self._finished_bytes >= _MAX_UNACKNOWLEDGED_BYTES
+        if not (may_send or many or self._more_to_say or self._blobs.has_releases):
+            return []  # of a loop of calls, nearly all find this
         batch = [*self._blobs.releases(), *(self._submits(now) if may_send else [])]
         if self._heard:
             self._heard, batch = False, [("waits",), *batch]
@@ -136,11 +139,12 @@ class ClientCore:
             unasked = sorted(self._questions.keys() - self._questions_sent)
             self._questions_sent.update(unasked)
             batch = [*batch, *(self._questions[question] for question in unasked)]
-        many = len(self._finished) >= _MAX_UNACKNOWLEDGED or self._finished_bytes >= _MAX_UNACKNOWLEDGED_BYTES
+        self._more_to_say = self._seal is not None and not self._seal_sent
         return [*self.acknowledgement(), *batch] if batch or many else []
 
     def cancel(self, sequences: Iterable[int], running: bool) -> None:
         """Ask the master to cancel tasks that it has heard of; with ``running`` even those that a worker has."""
+        self._more_to_say = True
         for sequence in sequences:
             if running and not self._cancels.get(sequence, True):
                 self._cancels_sent.discard(sequence)  # asked for less before
@@ -155,6 +159,7 @@ class ClientCore:
     def seal(self, items: int, chunksize: int) -> None:
         """Say, when the master has every task, that these are all of a detached job."""
         self._seal = ("seal", items, chunksize)
+        self._more_to_say = True
 
     @property
     def sealed(self) -> bool:
@@ -166,10 +171,12 @@ class ClientCore:
     def ask(self, question: int, sequence: int) -> None:
         """Ask the master why a task is where it is; ``question`` is a number of that question's own."""
         self._questions[question] = ("explain", question, sequence)
+        self._more_to_say = True
 
     def ask_figures(self, question: int) -> None:
         """Ask the master for the statistics of this session, as ``ask`` does."""
         self._questions[question] = ("figures", question)
+        self._more_to_say = True
 
     def answered(self, question: int) -> None:
         """It was answered, or its answer is not waited for any more."""
@@ -195,10 +202,8 @@ class ClientCore:
         Whatever is under way is refused, for the master takes nothing until it is told that we know.
         """
         refused = [number for number in range(below, self._awaited + 1) if number in self.pending]
-        self._awaited, self.full, self._heard = -1, True, True
-        for number in reversed(refused):
-            self._unsent[number] = None
-            self._unsent.move_to_end(number, last=False)
+        self._awaited, self.full, self._heard, self._more_to_say = -1, True, True, True
+        self._unsent = dict.fromkeys(refused) | self._unsent
         return self.withdraw([number for number in self._unsent if not self.pending[number].patient])
 
     def room(self) -> None:
@@ -250,7 +255,7 @@ class ClientCore:
 
     def reconnected(self, known: bool, accepted: int) -> None:
         """A new connection: ``accepted`` as the master says; unless it is ``known`` there, the session starts anew."""
-        self._awaited, self.full, self._heard = -1, False, False
+        self._awaited, self.full, self._heard, self._more_to_say = -1, False, False, True
         self._blobs.reconnected(known)
         self._cancels = {sequence: how for sequence, how in self._cancels.items() if sequence in self.pending}
         self._cancels_sent.clear()
@@ -261,20 +266,20 @@ class ClientCore:
         # What the master may have taken once does not fail because it, or the next one, is full.
         for sequence in self.pending.keys() - self._unsent.keys():
             self.pending[sequence].patient = True
-        self._unsent = OrderedDict.fromkeys(sequence for sequence in self.pending if sequence >= accepted)
+        self._unsent = dict.fromkeys(sequence for sequence in self.pending if sequence >= accepted)
 
     def _submits(self, now: float) -> list[Message]:
         """Unsent tasks up to the size of a batch, in runs of one function, the same options and consecutive numbers."""
         messages: list[Message] = []
         size = tasks = 0
         first, function_id, options, since, payloads = -1, "", dict[str, object](), 0.0, list[object]()
-        while self._unsent and size < _MAX_BATCH_BYTES and tasks < _MAX_BATCH_TASKS:
-            sequence = next(iter(self._unsent))
+        for sequence in islice(self._unsent, _MAX_BATCH_TASKS):
             task = self.pending[sequence]
-            weight = len(task.payload) + self._blobs.large_unsent(task.function_id)
+            weight = len(task.payload)
+            if task.function_id != function_id:
+                weight += self._blobs.large_unsent(task.function_id)
             if tasks and size + weight > _MAX_BATCH_BYTES:
                 break
-            del self._unsent[sequence]
             last = sequence
             continues = task.function_id == function_id and task.options is options and task.since == since
             if not continues or sequence != first + len(payloads):
@@ -293,9 +298,20 @@ class ClientCore:
             payloads.append(payload if isinstance(payload, bytes) else payload.stand_in())
             size += weight
             tasks += 1
+            if size >= _MAX_BATCH_BYTES:
+                break
+        self._forget_unsent(tasks)
         if self._awaited < 0 and tasks == 1:
             self._enough = 1
         else:
             self._enough = max(_LEAST_BEHIND, _TIMES_BEHIND * tasks) if size <= _MOST_BYTES_BEHIND else _NEVER
         self._awaited = last
         return messages
+
+    def _forget_unsent(self, tasks: int) -> None:
+        """So many are sent now, those in front."""
+        if tasks == len(self._unsent):
+            self._unsent.clear()  # where a dict loses its first ones, it passes over their places from then on
+        else:
+            for sequence in list(islice(self._unsent, tasks)):
+                del self._unsent[sequence]

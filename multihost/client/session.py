@@ -21,6 +21,7 @@ from itertools import count
 from multiprocessing import AuthenticationError
 from typing import Any
 
+from multihost import forked
 from multihost.client.chunk import Chunk, PartCallback, wire_options
 from multihost.client.code import CodeBook, Initializer
 from multihost.client.core import ClientCore
@@ -79,7 +80,7 @@ class Session:
         self.connect_timeout = connect_timeout
         self._door = door
         self._notices = Notices(self.address, show)
-        self._process = os.getpid()
+        self._process, self._forks = os.getpid(), forked.times
         self._info = _introduction(limit, lifetime, door, job)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -134,22 +135,24 @@ class Session:
         this side holds too many tasks that the master has not accepted.
         Raises: the error that ended the session; ForkedClient.
         """
-        if os.getpid() != self._process:
+        if forked.times != self._forks:
             raise ForkedClient(self._process, os.getpid())
+        values: tuple[bytes, ...] = ()
+        binding = None
         try:
             large = _any_large(args, kwds)
-            values = large_values(args, kwds) if large and function.error is None else Places()
-            binding = None
-            if values and (bound := self._bound(function, values)) is not None:
-                binding, function = bound
-                args, kwds = without(binding[1], args, kwds)
-                large = _any_large(args, kwds)
+            if large and function.error is None and (places := large_values(args, kwds)):
+                values = tuple(places.values())
+                if (bound := self._bound(function, places)) is not None:
+                    binding, function = bound
+                    args, kwds = without(binding[1], args, kwds)
+                    large = _any_large(args, kwds)
             payload = self._packer.pack(function, (args, kwds), large)
         except (Exception, SystemExit) as unsendable:
             fail(callback, _not_sent(unsendable, function.name))
             return -1
-        has = tuple(values.values())
-        return self._add(function, options.wire, payload, callback, _made_at(options), patient, has, binding)
+        since = _made_at(options) if options.timed else 0.0
+        return self._add(function, options.wire, payload, callback, since, patient, values, binding)
 
     def _bound(self, function: Prepared, values: Places) -> tuple[tuple[str, Places], Prepared] | None:
         """Those of a call's large values that are shared, with the function's id, and the function bound to them."""
@@ -177,7 +180,7 @@ class Session:
         callback; the others then travel one by one, which is why there may be several numbers.
         Raises, and blocks, as ``submit`` does.
         """
-        if os.getpid() != self._process:
+        if forked.times != self._forks:
             raise ForkedClient(self._process, os.getpid())
         values = values_of_all(items) if star and function.error is None else Places()
         binding, whole = None, function
@@ -197,7 +200,7 @@ class Session:
                 for start, some in halves
                 for sequence in self.submit_chunk(whole, some, star, _shifted(callback, start), options)
             ]
-        since = _made_at(options)
+        since = _made_at(options) if options.timed else 0.0
         plain = wire_options(options, star, len(items))
         with self._lock:
             self._figures.chunk_submitted(len(items))
@@ -227,7 +230,7 @@ class Session:
                 self._notices.names.setdefault(function.blobs[-1].blob_id, function.name)
                 self._callbacks[sequence] = callback
                 alone = self._workers == 0 and len(self._callbacks) == 1
-                parcel = self._next_parcel()
+                parcel = self._next_parcel(now)
         if full is not None:
             fail(callback, full)
             return -1
@@ -262,7 +265,7 @@ class Session:
         Waits for the master's word, 10 s at most; in a callback it does not wait, and what the master then cancels is
         not among the numbers. Without ``running``, a task that a worker has already goes on.
         """
-        if os.getpid() != self._process:
+        if forked.times != self._forks:
             return set()
         with self._changed:
             asked = {sequence for sequence in sequences if sequence in self._callbacks}
@@ -315,7 +318,7 @@ class Session:
         question = next(self._questions)
         with self._lock:
             asks = self._connection is not None and threading.current_thread() is not self._receiver
-            asks = asks and os.getpid() == self._process
+            asks = asks and forked.times == self._forks
             if asks:
                 self._core.ask_figures(question)
         if asks:
@@ -353,7 +356,7 @@ class Session:
 
     def close(self) -> None:
         """End the session: what has no outcome yet is cancelled at the master and fails here with ``ClientClosed``."""
-        if os.getpid() != self._process:
+        if forked.times != self._forks:
             return  # a process forked from ours ends; the session goes on
         atexit.unregister(self.close)
         with self._lock:
@@ -370,13 +373,13 @@ class Session:
     def _send_waiting(self) -> None:
         """Send batches while there are any; if another thread is at it, it will find ours too."""
         with self._lock:
-            parcel = self._next_parcel()
+            parcel = self._next_parcel(time.monotonic())
         if parcel is not None:
             self._send(*parcel)
 
-    def _next_parcel(self) -> tuple[Link, list[Message]] | None:
+    def _next_parcel(self, now: float) -> tuple[Link, list[Message]] | None:
         """What to send now, and over what; under the lock. Who gets it must ``_send`` it, as nobody else will now."""
-        if self._sending or self._connection is None or not (batch := self._core.next_batch(time.monotonic())):
+        if self._sending or self._connection is None or not (batch := self._core.next_batch(now)):
             return None
         self._sending = True
         return self._connection, batch
@@ -400,7 +403,7 @@ class Session:
                 with self._changed:
                     self._sending = False
                     self._changed.notify_all()
-                    parcel = None if broken else self._next_parcel()
+                    parcel = None if broken else self._next_parcel(time.monotonic())
 
     # --- receiving ---------------------------------------------------------------------------------------------
 
@@ -607,15 +610,13 @@ def _say_goodbye(connection: Link) -> None:
 
 def _any_large(args: tuple[object, ...], kwds: dict[str, object]) -> bool:
     for value in args:
-        if is_large(value):
+        if type(value) is bytes and is_large(value):
             return True
     return bool(kwds) and any(map(is_large, kwds.values()))
 
 
 def _made_at(options: Options) -> float:
-    """When a call with these options was made, if that matters to them, and otherwise 0."""
-    if not options.timed:
-        return 0.0
+    """When a call with these options was made."""
     # Calls of the same hundredth travel together. Upwards, for nothing shall run before its delay is over.
     return math.ceil((options.since or time.monotonic()) * 100) / 100
 
