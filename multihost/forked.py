@@ -1,4 +1,4 @@
-"""Whether this process is a fork of the one that made something: ``os.getpid`` is a system call, 0.2 µs for each task."""
+"""Whether this process is a fork of the one that made something: to ask for its id is a system call, 0.2 µs a task."""
 
 import os
 

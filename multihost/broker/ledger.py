@@ -250,8 +250,9 @@ class Ledger:
         for sequence in sequences:
             # Before its end, a chunk's parts may still be asked for.
             if (row := session.outcomes.pop(sequence, None)) is not None:
-                parts = session.parts.pop(sequence, ())
-                session.result_bytes -= len(row[2]) + sum(len(part[2]) for part in parts)
+                session.result_bytes -= len(row[2])
+                for part in session.parts.pop(sequence, ()):
+                    session.result_bytes -= len(part[2])
 
     @command
     def cancel(self, session_id: str, sequences: list[int], running: bool) -> tuple[list[Row], dict[str, list[int]]]:
