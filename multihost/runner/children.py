@@ -105,6 +105,12 @@ class Child:
         """So many of its tasks, the first ones: those that run."""
         return list(islice(self.running.values(), count))
 
+    def ends(self, threads: int) -> list[float]:
+        """When the tasks that it runs are expected to end, those of which something is known."""
+        if self.lending:
+            return []
+        return [item.end for item in self.first(threads) if item.end is not None]
+
     def ends_later(self, now: float, threads: int) -> bool:
         """Whether all that it runs is expected to go on beyond ``now``."""
         return all(item.end is not None and now < item.end for item in self.first(threads))

@@ -11,7 +11,8 @@ from typing import Any
 from multihost.deaths import in_bytes
 from multihost.options import MAX_SECONDS
 from multihost.runner.children import TIMEOUT, Child, Item
-from multihost.runner.durations import CHILD_SECONDS, HOLD_SECONDS, Durations
+from multihost.runner.credit import Credit
+from multihost.runner.durations import CHILD_SECONDS, STUCK_SECONDS, Durations
 from multihost.runner.events import (
     ChildDied,
     Condemn,
@@ -52,11 +53,6 @@ from multihost.runner.memory import MEMORY
 from multihost.runner.relays import Relays
 from multihost.runner.unrecorded import Unrecorded
 
-# When a worker holds so few for a slot, its child's pipe takes one at most.
-_FEW = int(2 * HOLD_SECONDS / CHILD_SECONDS)
-_NEVER = float("inf")
-# Tasks that have not started after so long behind others go back to the master.
-STUCK_SECONDS = 0.050
 _LATER = 0.001  # so long after that a ``Tick`` finds it out, whichever way the sums are rounded
 MAX_REST_SECONDS = 30.0
 WARM_CHILDREN = 4  # idle children of other sessions; each costs memory and saves the start of a process and its imports
@@ -84,12 +80,10 @@ class RunnerCore:
         self._next_child = 1
         self._blobs: set[str] = set()  # ids of those that are kept
         self._durations = Durations()
+        self._credit = Credit(slots, threads, self._durations)
         # Not told yet: a token, how many tasks ended, their seconds in all.
         self._ran: list[tuple[int, int, float]] = []
-        # How many tasks this connection has brought, and how many the master was told that it may bring.
-        self._granted = self._limit = 0
         self._progress = 0.0  # when a task last started or ended here, or came to an empty queue
-        self._review: float | None = None  # when time alone will have changed how many tasks are wanted
         self._limits = Limits()
         self._relays = Relays()
         self._connected = False
@@ -155,7 +149,7 @@ class RunnerCore:
 
     def next_deadline(self) -> float | None:
         """When a ``Tick`` is due in any case: a task's time is up, something takes too long, or is about to end."""
-        deadlines = [self._limits.next(), self._review, *self._retiring.values()]
+        deadlines = [self._limits.next(), self._credit.review, *self._retiring.values()]
         children = self._children.values()
         stuck = [child.since for child in children if len(child.running) > self._threads and not child.lending]
         if self._queue:
@@ -184,7 +178,8 @@ class RunnerCore:
 
     def _connect(self, event: Connected, now: float) -> list[Effect]:
         effects = [] if event.keeps else self._keep_nothing()
-        self._connected, self._granted, self._limit, self._keeps = True, 0, 0, event.keeps
+        self._connected, self._keeps = True, event.keeps
+        self._credit.connected()
         effects += [Send(message) for message in self._unrecorded.again(event.done)]
         children = self._children.values()
         items = (item for child in children for item in child.running.values())
@@ -235,7 +230,7 @@ class RunnerCore:
             match message:
                 # No classes in the one that comes most: to match one costs 0.5 µs, and 8 in cold caches.
                 case ("grant", session, function_id, needs, options, tasks):
-                    self._granted += len(tasks)
+                    self._credit.granted(len(tasks))
                     self._measuring = self._measuring or MEMORY in options
                     if not self._queue:
                         self._progress = now
@@ -487,7 +482,7 @@ class RunnerCore:
             return None
         for child in self._children.values():
             may = len(child.running) <= self._threads and child.suits(item)
-            if may and any(end - CHILD_SECONDS <= now < end + STUCK_SECONDS for end in self._ends(child)):
+            if may and any(end - CHILD_SECONDS <= now < end + STUCK_SECONDS for end in child.ends(self._threads)):
                 return child
         return None
 
@@ -499,12 +494,6 @@ class RunnerCore:
                 if not (item.careful or TIMEOUT in item.options):
                     seconds = self._durations.get(item.measure)
                     item.end = None if seconds is None else now + seconds
-
-    def _ends(self, child: Child) -> list[float]:
-        """When the tasks that a child runs are expected to end, those of which something is known."""
-        if child.lending:
-            return []
-        return [item.end for item in child.first(self._threads) if item.end is not None]
 
     def _busy(self) -> int:
         return sum(child.busy for child in self._children.values())
@@ -570,44 +559,16 @@ class RunnerCore:
         idle = [child for child in self._children.values() if child.idle]
         return [effect for child in idle[:excess] for effect in self._kill(child)]
 
-    # --- how much to ask for -----------------------------------------------------------------------------------
+    # --- asking for tasks, and giving them back ----------------------------------------------------------------
 
     def _announce(self, now: float) -> list[Effect]:
-        """Tell the master how many more tasks we would take, when that has changed enough to matter."""
-        self._review = None
+        """Tell the master how many tasks we would take, when that has changed enough to matter."""
         if not self._connected or self._drain_until is not None:
+            self._credit.want_nothing()
             return []
-        each = self._durations.held({next(iter(c.running.values())).measure for c in self._children.values() if c.busy})
-        places = self._slots * self._threads
-        nearly_free = self._about_to_end(now) if each <= _FEW else 0
-        # Of tasks of which a slot has but one, the next one is asked for when that is about to end.
-        target = places * each if each > 1 else places + nearly_free
-        lent = sum(child.leases for child in self._children.values() if child.lending)
-        want = 0 if self._rest_until is not None else max(0, target - (self.held - lent))
-        change = abs(want - max(0, self._limit - self._granted))
-        # A small change is only worth a message while each slot has more than the task it runs.
-        if not change or (want and each > 1 and 4 * change < target):
-            return []
-        self._limit = self._granted + want
-        return [Send(("want", self._limit))]
-
-    def _about_to_end(self, now: float) -> int:
-        """How many tasks end within the holding time, by the durations of their functions; sets when that changes."""
-        count, review = 0, _NEVER
-        for child in self._children.values():
-            for end in self._ends(child):
-                if now < end - HOLD_SECONDS:
-                    change = end - HOLD_SECONDS
-                elif now < end + STUCK_SECONDS:
-                    count += 1
-                    # Then something is handed ahead. One that goes on for longer is as good as one not measured.
-                    may_hand = self._queue and now < end - CHILD_SECONDS
-                    change = end - CHILD_SECONDS if may_hand else end + STUCK_SECONDS
-                else:
-                    continue
-                review = min(review, change)
-        self._review = None if review == _NEVER else review
-        return count
+        resting = self._rest_until is not None
+        limit = self._credit.new_limit(self._children.values(), len(self._queue), resting, now)
+        return [] if limit is None else [Send(("want", limit))]
 
     def _give_back_queue(self) -> list[Effect]:
         tokens = [item.token for item in self._queue]

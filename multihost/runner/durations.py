@@ -7,6 +7,8 @@ from collections.abc import Iterable
 HOLD_SECONDS = 0.020
 # How much of it lies in a child's pipe, where it cannot be taken back any more.
 CHILD_SECONDS = 0.004
+# Tasks that have not started after so long behind others go back to the master.
+STUCK_SECONDS = 0.050
 MAX_HELD = 4096
 # Behind what runs for longer than it was expected to, nothing else is to wait.
 LONG_SECONDS = HOLD_SECONDS

@@ -16,7 +16,8 @@ from multihost.errors import ProtocolError
 from multihost.heap import MUCH_BYTES, collect_seldom, reuse_large
 from multihost.runner import events, memory
 from multihost.runner.children import CAREFUL
-from multihost.runner.core import STUCK_SECONDS, RunnerCore
+from multihost.runner.core import RunnerCore
+from multihost.runner.durations import STUCK_SECONDS
 from multihost.runner.slots import Slots
 from multihost.settings import Address, Settings
 from multihost.wire.connection import Connection, GivenUp, Patience, attach

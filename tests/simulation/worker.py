@@ -5,7 +5,8 @@ from typing import Any
 
 from multihost.runner import events
 from multihost.runner.children import CAREFUL
-from multihost.runner.core import STUCK_SECONDS, RunnerCore
+from multihost.runner.core import RunnerCore
+from multihost.runner.durations import STUCK_SECONDS
 from multihost.wire.connection import _ATTEMPT_SECONDS, Patience, backoff
 from multihost.wire.messages import Message, check_batch
 from tests.simulation.child import Child

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from multihost.deaths import Death
-from multihost.runner.core import STUCK_SECONDS, WARM_CHILDREN, RunnerCore
-from multihost.runner.durations import CHILD_SECONDS, HOLD_SECONDS, MAX_HELD
+from multihost.runner.core import WARM_CHILDREN, RunnerCore
+from multihost.runner.durations import CHILD_SECONDS, HOLD_SECONDS, MAX_HELD, STUCK_SECONDS
 from multihost.runner.events import (
     ChildDied,
     Connected,
