@@ -5,6 +5,7 @@ REQUIREMENTS=(requirements/{runtime,build,test,check,mail}.txt)
 
 # Make .venv, or make it anew when a pin, the metadata or the Python has changed; else do nothing.
 ensure_venv() {
+    PATH=${PATH//"$PWD/$VENV/bin:"/} # where .venv is activated, python3 would be one that is about to be removed
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
         die "python3 of version 3.11 or later is missing: apt-get install python3 python3-venv"
 
