@@ -52,7 +52,7 @@ def many_workers(rounds: int, queue: int) -> Figures:
     rates: dict[int, list[float]] = {FEW_WORKERS: [], MANY_WORKERS: []}
     for number in [*rates] * rounds:
         with Cluster(0, workers=0) as cluster, light_workers(cluster, number), pool_of(cluster) as pool:
-            submitted(pool, 1000)
+            submitted(pool, MANY_WORKERS * _WINDOW)  # as many as all of them hold, so that each has had the code
             begun = time.perf_counter()
             submitted(pool, _MANY_TASKS)
             rates[number].append(_MANY_TASKS / (time.perf_counter() - begun))
