@@ -10,6 +10,7 @@ import pytest
 
 import multihost
 from cluster import Cluster
+from hops import chain
 from programs import compile_sources
 from reports import Plan
 from scale import light_workers, pool_of, submitted, times_sent
@@ -92,3 +93,9 @@ def test_a_measurement_that_hangs_is_given_up_and_the_system_goes_on(
     suite.run()
     assert suite.rows["pool"].missing == {"sleeps": "it did not end within 2.5 s"}
     assert suite.rows["pool"].median("one by one")
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_the_bare_chain_of_processes_computes() -> None:
+    with chain() as call:
+        assert [call(number) for number in range(4)] == [0, 1, 4, 9]
