@@ -610,7 +610,7 @@ def _say_goodbye(connection: Link) -> None:
 
 def _any_large(args: tuple[object, ...], kwds: dict[str, object]) -> bool:
     for value in args:
-        if type(value) is bytes and is_large(value):
+        if type(value) is bytes and is_large(value):  # the type first: for most, that spares a call
             return True
     return bool(kwds) and any(map(is_large, kwds.values()))
 
