@@ -10,7 +10,6 @@ from multihost.wire.messages import CANCELLED, PART
 
 logger = logging.getLogger(__name__)
 
-_RAISED = "a callback of a task raised"
 # Called once with (True, result) or (False, exception); in the receiving thread, or in the submitting one.
 Callback = Callable[[bool, object], None]
 
@@ -31,10 +30,7 @@ def deliver_outcome(callback: Callback | Chunk, kind: str, content: bytes, note:
         succeeded, value = opened(kind, content)
         if note and isinstance(value, BaseException):
             value.add_note(note)
-        try:  # as _guarded does, but these come by the hundred thousand
-            callback(succeeded, value)
-        except BaseException:
-            logger.exception(_RAISED)
+        _guarded(callback, succeeded, value)
     elif kind in (PART, "result"):
         _guarded(callback.take, content, note)
     else:
@@ -56,4 +52,4 @@ def _guarded(call: Callable[..., None], *args: object) -> None:
     try:
         call(*args)
     except BaseException:  # the user's own callback: even sys.exit must not end the thread that serves all the others
-        logger.exception(_RAISED)
+        logger.exception("a callback of a task raised")
