@@ -255,7 +255,8 @@ class Executor(futures.Executor):
 
     def _submit(self, submit: Callable[[Callable[[bool, object], None]], list[int]]) -> Future[Any]:
         """A new call: ``submit`` is given what its end must call, and returns the numbers of its tasks."""
-        member, future = self._member, Future[Any]()
+        member = self._member
+        future: Future[Any] = Future()
         if not member.begin():
             member.end()
             raise RuntimeError("cannot schedule new futures after shutdown")
