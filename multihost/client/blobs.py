@@ -32,9 +32,8 @@ class Blobs:
         self._sent: set[str] = set()  # over the connection that is
         self._uses: dict[str, int] = {}  # of each large function: how many tasks that have not ended need it
         self._idle: OrderedDict[str, int] = OrderedDict()  # those that none needs, with sizes; longest unused first
-        self._releases: set[str] = set()  # to be let go of, until the master has answered
-        self._releases_said: set[str] = set()
-        self.has_releases = False  # whether some may be to be said
+        self.unsaid: set[str] = set()  # those to be let go of that the master has not been told of
+        self._said: set[str] = set()  # and those of which it has, and has not answered
 
     def use(self, blobs: list[Blob]) -> None:
         """One more task needs the function that is the last of ``blobs``."""
@@ -44,8 +43,8 @@ class Blobs:
             self._blobs |= {blob.blob_id: blob for blob in blobs}
             if len(function.content) >= self._large_bytes:
                 self._uses[blob_id] = 0
-                self._releases.discard(blob_id)
-                self._releases_said.discard(blob_id)
+                self.unsaid.discard(blob_id)
+                self._said.discard(blob_id)
         if blob_id in self._uses:
             self._uses[blob_id] += 1
             self._idle.pop(blob_id, None)
@@ -83,28 +82,23 @@ class Blobs:
 
     def releases(self) -> list[Message]:
         """What is to be said of those to be let go of; before anything else, as one of them may be sent anew."""
-        unsaid = sorted(self._releases - self._releases_said)
-        self._releases_said.update(unsaid)
-        self.has_releases = False
+        unsaid = sorted(self.unsaid)
+        self._said |= self.unsaid
+        self.unsaid.clear()
         return [("release", unsaid)] if unsaid else []
 
     def released(self, blob_ids: list[str]) -> None:
         """The master has answered."""
-        answered = self._releases_said.intersection(blob_ids)  # what was not said again means an earlier time
-        self._releases -= answered
-        self._releases_said -= answered
+        self._said.difference_update(blob_ids)  # what was not said again means an earlier time
 
     def reconnected(self, known: bool) -> None:
         """Whatever was under way may have been lost; unless the session is ``known``, the master has nothing."""
         self._sent.clear()
-        self._releases_said.clear()
-        self.has_releases = True
-        if not known:
-            self._releases.clear()
+        self.unsaid = self.unsaid | self._said if known else set()
+        self._said.clear()
 
     def _let_go(self, blob_id: str) -> None:
         self._idle.pop(blob_id, None)
         del self._uses[blob_id], self._blobs[blob_id]
         self._sent.discard(blob_id)
-        self._releases.add(blob_id)
-        self.has_releases = True
+        self.unsaid.add(blob_id)

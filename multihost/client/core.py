@@ -57,7 +57,6 @@ class ClientCore:
     _values: Values = field(init=False)
     full: bool = False  # whether the master takes no more, until it says otherwise
     _heard: bool = False  # that it is full: it is to be told so
-    _more_to_say: bool = False  # whether there may be, besides tasks, acknowledgements and blobs to let go of
     _awaited: int = -1  # the highest number in the batches that are not accepted yet; -1: none is under way
     _enough: int = 0  # so many unsent tasks make another batch before those are accepted
     _finished: list[int] = field(default_factory=list)  # outcomes that came and are not acknowledged
@@ -122,29 +121,31 @@ class ClientCore:
         """What to send at ``now``; empty while the last batch is not accepted and nothing else is to be said."""
         may_send = self._unsent and not self.full and (self._awaited < 0 or len(self._unsent) >= self._enough)
         many = len(self._finished) >= _MAX_UNACKNOWLEDGED or self._finished_bytes >= _MAX_UNACKNOWLEDGED_BYTES
-        if not (may_send or many or self._more_to_say or self._blobs.has_releases):
-            return []  # of a loop of calls, nearly all find this
-        batch = [*self._blobs.releases(), *(self._submits(now) if may_send else [])]
+        batch: list[Message] = []  # of a loop of calls, nearly all find nothing, so each look is a comparison
         if self._heard:
-            self._heard, batch = False, [("waits",), *batch]
+            self._heard = False
+            batch.append(("waits",))
+        if self._blobs.unsaid:
+            batch += self._blobs.releases()
+        if may_send:
+            batch += self._submits(now)
         if len(self._cancels) > len(self._cancels_sent):
             unasked = sorted(self._cancels.keys() - self._cancels_sent)
             self._cancels_sent.update(unasked)
             for running in (False, True):
                 if these := [sequence for sequence in unasked if self._cancels[sequence] is running]:
-                    batch = [*batch, ("cancel", these, running)]
+                    batch.append(("cancel", these, running))
         if self._seal is not None and not self._seal_sent and not self._unsent and self._awaited < 0:
-            self._seal_sent, batch = True, [*batch, self._seal]
+            self._seal_sent = True
+            batch.append(self._seal)
         if len(self._questions) > len(self._questions_sent):
             unasked = sorted(self._questions.keys() - self._questions_sent)
             self._questions_sent.update(unasked)
-            batch = [*batch, *(self._questions[question] for question in unasked)]
-        self._more_to_say = self._seal is not None and not self._seal_sent
+            batch += [self._questions[question] for question in unasked]
         return [*self.acknowledgement(), *batch] if batch or many else []
 
     def cancel(self, sequences: Iterable[int], running: bool) -> None:
         """Ask the master to cancel tasks that it has heard of; with ``running`` even those that a worker has."""
-        self._more_to_say = True
         for sequence in sequences:
             if running and not self._cancels.get(sequence, True):
                 self._cancels_sent.discard(sequence)  # asked for less before
@@ -159,7 +160,6 @@ class ClientCore:
     def seal(self, items: int, chunksize: int) -> None:
         """Say, when the master has every task, that these are all of a detached job."""
         self._seal = ("seal", items, chunksize)
-        self._more_to_say = True
 
     @property
     def sealed(self) -> bool:
@@ -171,12 +171,10 @@ class ClientCore:
     def ask(self, question: int, sequence: int) -> None:
         """Ask the master why a task is where it is; ``question`` is a number of that question's own."""
         self._questions[question] = ("explain", question, sequence)
-        self._more_to_say = True
 
     def ask_figures(self, question: int) -> None:
         """Ask the master for the statistics of this session, as ``ask`` does."""
         self._questions[question] = ("figures", question)
-        self._more_to_say = True
 
     def answered(self, question: int) -> None:
         """It was answered, or its answer is not waited for any more."""
@@ -202,7 +200,7 @@ class ClientCore:
         Whatever is under way is refused, for the master takes nothing until it is told that we know.
         """
         refused = [number for number in range(below, self._awaited + 1) if number in self.pending]
-        self._awaited, self.full, self._heard, self._more_to_say = -1, True, True, True
+        self._awaited, self.full, self._heard = -1, True, True
         self._unsent = dict.fromkeys(refused) | self._unsent
         return self.withdraw([number for number in self._unsent if not self.pending[number].patient])
 
@@ -255,7 +253,7 @@ class ClientCore:
 
     def reconnected(self, known: bool, accepted: int) -> None:
         """A new connection: ``accepted`` as the master says; unless it is ``known`` there, the session starts anew."""
-        self._awaited, self.full, self._heard, self._more_to_say = -1, False, False, True
+        self._awaited, self.full, self._heard = -1, False, False
         self._blobs.reconnected(known)
         self._cancels = {sequence: how for sequence, how in self._cancels.items() if sequence in self.pending}
         self._cancels_sent.clear()
@@ -272,7 +270,9 @@ class ClientCore:
         """Unsent tasks up to the size of a batch, in runs of one function, the same options and consecutive numbers."""
         messages: list[Message] = []
         size = tasks = 0
-        first, function_id, options, since, payloads = -1, "", dict[str, object](), 0.0, list[object]()
+        first, function_id, since = -1, "", 0.0
+        options: dict[str, object] = {}
+        payloads: list[object] = []
         for sequence in islice(self._unsent, _MAX_BATCH_TASKS):
             task = self.pending[sequence]
             weight = len(task.payload)
